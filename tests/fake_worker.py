@@ -1,0 +1,165 @@
+"""A worker without torch, as a real little program: `python fake_worker.py FD PARENT`.
+
+Its nursery is the real one; only what a child does is scripted, by the model's name: `fake:<act>` acts while it
+starts, `fake:<act>-later` at its fifth sample, `fake:<number>` is a model of so many images a second.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import socket
+import sys
+import time
+
+import msgspec
+
+from vanbench.record.environment import Environment, Hardware, Rest, Software
+from vanbench.record.measurement import Disturbance, Facts, Sample
+from vanbench.record.task import Ask, Closed, Declined, Measure, Named, Names, Probe, Probed, Ready, Said, Taken
+from vanbench.worker import nursery
+from vanbench.worker.channel import Channel
+
+ACTS = (
+    "exit",
+    "hang",
+    "segv",
+    "garbage",
+    "half",
+    "raise",
+    "oom",
+    "oom_company",
+    "skip",
+    "nan",
+    "wrong",
+    "endless",
+    "killed",
+)
+
+
+def environment(device: str) -> Environment:
+    hardware = Hardware(
+        architecture="x86_64",
+        cpu="Fake CPU",
+        cores=2,
+        logical_cores=2,
+        cpu_quota=None,
+        memory_gib=int(os.environ.get("FAKE_MEMORY_GIB", "24")),
+        virtualisation=None,
+    )
+    software = Software(
+        vanbench="0", python="3", torch=os.environ.get("FAKE_TORCH", "2"), timm="1", numpy="2", os="Linux",
+        kernel="6", libc="glibc 2",
+    )  # fmt: skip
+    rest = Rest(
+        pressure=0.0, busy=0.0, load_1min=0.0, free_bytes=1 << 34, governor=None, turbo=None, wait_policy="default",
+        threads=2, allocator="system",
+    )  # fmt: skip
+    return Environment(
+        machine_key=hardware.key,
+        machine="fake-machine",
+        date="2026-01-01T00:00:00Z",
+        device="cpu" if device == "auto" else device,
+        device_name="Fake CPU (2 cores)",
+        hardware=hardware,
+        software=software,
+        rest=rest,
+        unsupported={"tf32": "the CPU has no tf32"},
+    )
+
+
+def act(word: str, channel: Channel) -> None:
+    """Do what the model's name says; returns for words that are no act."""
+    if word == "exit":
+        print("about to leave", flush=True)
+        os._exit(3)
+    elif word == "hang":
+        time.sleep(1e6)
+    elif word == "segv":
+        os.kill(os.getpid(), signal.SIGSEGV)
+    elif word == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+    elif word == "garbage":
+        channel._socket.sendall(b"this is no message\n")
+        time.sleep(1e6)
+    elif word == "half":
+        channel._socket.sendall(b'{"type":"rea')
+        os._exit(0)
+    elif word == "raise":
+        raise RuntimeError("scripted")
+    elif word in ("oom", "oom_company"):
+        channel.send(Declined(kind="out_of_memory", message="OutOfMemoryError: scripted"))
+    elif word == "skip":
+        channel.send(Declined(kind="skipped", message="not on this device"))
+    elif word == "nan":
+        channel.send(Declined(kind="non_finite", message="the output is not finite"))
+    elif word == "wrong":
+        channel.send(Declined(kind="wrong_answer", message="logits differ"))
+    elif word == "endless":
+        while True:
+            channel._socket.sendall(b"x" * 65536)
+
+
+def serve(message: bytes, channel: Channel) -> None:
+    task = msgspec.json.decode(message, type=Names | Probe | Measure)
+    if isinstance(task, Probe):
+        if task.device == "cuda":
+            channel.send(Declined(kind="user", message="device 'cuda' is not here (allowed: auto, cpu)"))
+            return
+        channel.send(Probed(environment=environment(task.device)))
+        return
+    if isinstance(task, Names):
+        problems = {m: f"unknown model {m!r}" for m in task.models if not m.startswith("fake:")}
+        channel.send(Named(problems=problems, rows=[(m, 1, 1) for m in task.models]))
+        return
+    word, _, when = task.cell.model.removeprefix("fake:").partition("-")
+    channel.send(Said(phase="building"))
+    alone_marker = os.path.join(os.environ["VANBENCH_CACHE"], f"oom-{task.cell.key}")
+    if word == "oom_company":
+        if not os.path.exists(alone_marker):
+            open(alone_marker, "w").close()
+            act(word, channel)
+            return
+        word = "100"
+    if word in ACTS and not when:
+        act(word, channel)
+        return
+    speed = float(word) if word.replace(".", "").isdigit() else 100.0
+    noise = random.Random(os.getpid())
+    channel.send(
+        Ready(
+            facts=Facts(
+                device="cpu", device_name="", threads=2, params=1000, macs=2000, check_quantity="logits",
+                check_error=0.0, check_tolerance=1e-4,
+            ),
+            warmup_sample_s=[0.02, 0.01, 0.01],
+            steps=2,
+            held_bytes=int(os.environ.get("FAKE_HELD", "1000")),
+            free_bytes=int(os.environ.get("FAKE_FREE", str(1 << 34))),
+        )
+    )  # fmt: skip
+    taken = 0
+    while (line := channel.receive()) is not None:
+        if msgspec.json.decode(line, type=Ask).ask == "close":
+            channel.send(Closed(disturbance=Disturbance(window_s=1.0, steps=2 * taken), peak_bytes=1 << 20))
+            return
+        taken += 1
+        if when and taken == 5:
+            act(word, channel)
+            return
+        images = 2 * task.cell.batch_size
+        seconds = images / speed * noise.lognormvariate(0.0, float(os.environ.get("FAKE_NOISE", "0.001")))
+        time.sleep(float(os.environ.get("FAKE_SLEEP", "0.002")))
+        channel.send(
+            Taken(sample=Sample(start_s=time.perf_counter(), seconds=seconds, images=images, step_s=[seconds / 2] * 2))
+        )
+
+
+def warm() -> None:
+    if os.environ.get("FAKE_BROKEN"):
+        raise SystemExit("this interpreter has no torch")
+
+
+if __name__ == "__main__":
+    nursery.run(socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2]), warm, serve)

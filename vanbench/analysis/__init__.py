@@ -1,0 +1,1 @@
+"""What it means: pure arithmetic over what was seen. No files, no torch, no printing."""

@@ -1,0 +1,115 @@
+"""Images/s, and the ratio of two cells from turns taken side by side, each with a 95 % interval over rounds.
+
+The round is the unit of inference: samples of one process share what differs from process to process (memory
+layout, which cores), so only rounds are independent. Ratios live on the log scale, where a ratio and its inverse
+are mirror images; pairs are samples of the same lap of turns, because the machine's speed wanders by 10 to 30 %
+within tenths of a second.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import NamedTuple
+
+from vanbench.record.measurement import Round
+from vanbench.stats import fmean, median, t_half_width, trimmed_mean
+
+__all__ = [
+    "STATISTICS",
+    "Estimate",
+    "log_ratios",
+    "rate",
+    "ratio",
+    "relative_half_width",
+    "round_log_ratio",
+]
+
+
+class Estimate(NamedTuple):
+    """A figure with its 95 % interval; low and high are None with fewer than two rounds."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+
+def rate(rounds: Sequence[Round]) -> Estimate | None:
+    """Images/s: all images over all time of all samples taken in turns; None if no sample was taken.
+
+    The interval is Student's t over the logarithms of the rounds' rates, re-centred on the figure: rates of rounds
+    scatter by factors, not by differences.
+    """
+    sampled = [each for each in rounds if each.seconds > 0]
+    if not sampled:
+        return None
+    value = sum(each.images for each in sampled) / sum(each.seconds for each in sampled)
+    return _estimate(value, [math.log(each.images / each.seconds) for each in sampled])
+
+
+def log_ratios(cell_round: Round, reference_round: Round) -> list[float]:
+    """Log of the ratio of images/s for each lap: the i-th sample of one with the i-th of the other.
+
+    The two took turns, so the i-th samples are of the same lap; the longer one's surplus has no partner.
+    """
+    laps = zip(
+        cell_round.sample_images,
+        cell_round.sample_s,
+        reference_round.sample_images,
+        reference_round.sample_s,
+        strict=False,
+    )
+    return [math.log((images / seconds) / (other / other_s)) for images, seconds, other, other_s in laps]
+
+
+def _total(cell_round: Round, reference_round: Round) -> float:
+    return math.log((cell_round.images / cell_round.seconds) / (reference_round.images / reference_round.seconds))
+
+
+# How the laps of one round become one number. The default is the mean; the others are there to be compared with it.
+STATISTICS: Mapping[str, Callable[[Round, Round], float]] = MappingProxyType(
+    {
+        "mean": lambda mine, other: fmean(log_ratios(mine, other)),
+        "trimmed10": lambda mine, other: trimmed_mean(log_ratios(mine, other), 0.10),
+        "trimmed25": lambda mine, other: trimmed_mean(log_ratios(mine, other), 0.25),
+        "median": lambda mine, other: median(log_ratios(mine, other)),
+        "total": _total,
+    }
+)
+
+
+def round_log_ratio(cell_round: Round, reference_round: Round, statistic: str = "mean") -> float | None:
+    """One round's log-ratio of images/s; None if one of the two took no sample. KeyError: no such statistic."""
+    summarise = STATISTICS[statistic]
+    if not cell_round.sample_s or not reference_round.sample_s:
+        return None
+    return summarise(cell_round, reference_round)
+
+
+def ratio(cell_rounds: Sequence[Round], reference_rounds: Sequence[Round], statistic: str = "mean") -> Estimate | None:
+    """The cell's images/s over the reference's, from the rounds in which both took turns; None if there are none.
+
+    Rounds are matched by their id, so that a reference that lived in several groups is compared only with those it
+    took turns with. The figure is exp of the mean over rounds, the interval exp(± t s / sqrt(rounds)) around it.
+    """
+    beside = {each.round: each for each in reference_rounds}
+    pairs = [(mine, beside[mine.round]) for mine in cell_rounds if mine.round in beside]
+    logs = [log for mine, other in pairs if (log := round_log_ratio(mine, other, statistic)) is not None]
+    return _estimate(math.exp(fmean(logs)), logs) if logs else None
+
+
+def relative_half_width(estimate: Estimate | None) -> float | None:
+    """Half of the interval's width over the figure: what `--target` is compared with; None without an interval."""
+    if estimate is None or estimate.low is None or estimate.high is None:
+        return None
+    return (estimate.high - estimate.low) / (2 * estimate.value)
+
+
+def _estimate(value: float, logs: Sequence[float]) -> Estimate:
+    half = t_half_width(logs)
+    if half is None:
+        return Estimate(value)
+    # With two wildly different rounds t s / sqrt(n) can pass what exp can hold; such an interval says "anything".
+    half = min(half, 300.0)
+    return Estimate(value, value * math.exp(-half), value * math.exp(half))

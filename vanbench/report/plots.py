@@ -1,0 +1,619 @@
+"""The figures: from rows of the table to PNG and SVG. Draws what was measured; a missing cell leaves a gap.
+
+Colour says the model's family (Okabe-Ito, safe for colour-blind readers), the marker says the configuration or, where
+batch size is an axis, the model within its family. Text is drawn as text, whatever characters a name holds.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+import textwrap
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from vanbench.record.store import replace_file
+from vanbench.report.table import Row
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["FIGURES", "Drawn", "draw", "save_all"]
+
+_OKABE_ITO = {"van": "#D55E00", "convnext": "#0072B2", "resnet": "#009E73"}
+_OTHER_FAMILIES = ("#CC79A7", "#E69F00", "#56B4E9", "#000000")
+_LATE_FAMILIES = "#7F7F7F"
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">", "p", "h")
+_GREY = "#6B6B6B"
+_FAINT = "#D9D9D9"
+_AXES_OF_A_CONFIGURATION = ("precision", "memory_format", "compile", "form", "depthwise", "device", "threads")
+_LONGEST_NAME = 34
+_MOST_COLUMNS = 3
+# A range beyond which a linear axis squeezes the slow models into its first tenth.
+_WIDE_RANGE = 12.0
+_STYLE: dict[str, Any] = {
+    # A name may hold `$` or `_`, which mean nothing here.
+    "text.parse_math": False,
+    "font.family": "sans-serif",
+    "font.size": 8.0,
+    "axes.titlesize": 8.5,
+    "axes.labelsize": 8.5,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.7,
+    "axes.edgecolor": "#444444",
+    "xtick.major.width": 0.7,
+    "ytick.major.width": 0.7,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "vanbench",
+    "figure.dpi": 100,
+    "savefig.dpi": 200,
+    "text.usetex": False,
+}
+
+
+class Drawn(NamedTuple):
+    """A figure, or why there is none. title: one line that says what it shows."""
+
+    name: str
+    title: str
+    figure: Figure | None
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class _Scene:
+    """The rows of one task and image size, and how their models and configurations look in every panel."""
+
+    rows: Sequence[Row]
+    task: str
+    image_size: int
+    models: list[str]
+    configurations: list[str]
+    colours: dict[str, str]
+    markers: dict[str, str]
+    constant: str
+    caption: str
+
+    @property
+    def batches(self) -> list[int]:
+        return sorted({_whole(row["batch_size"]) for row in self.rows})
+
+    def of(self, **wanted: Any) -> list[Row]:
+        return [row for row in self.rows if all(row[name] == value for name, value in wanted.items())]
+
+
+def _whole(value: Any) -> int:
+    return int(value)
+
+
+def _number(row: Row, name: str) -> float | None:
+    value = row[name]
+    return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else None
+
+
+def _plain_name(text: str, longest: int = _LONGEST_NAME) -> str:
+    """One line, the middle of an overlong name left out: beginnings and ends tell models apart."""
+    text = " ".join(text.split())
+    if len(text) <= longest:
+        return text
+    return f"{text[: longest * 2 // 3 - 1]}…{text[-(longest // 3) :]}"
+
+
+def _family(model: str) -> str:
+    found = re.match(r"[A-Za-z]+", model.rpartition(":")[2])
+    return found.group().lower() if found else model
+
+
+def _colours(models: Sequence[str]) -> dict[str, str]:
+    colours = dict(_OKABE_ITO)
+    spare = iter(_OTHER_FAMILIES)
+    for model in models:
+        if _family(model) not in colours:
+            colours[_family(model)] = next(spare, _LATE_FAMILIES)
+    return {model: colours[_family(model)] for model in models}
+
+
+def _configuration(row: Row, differing: Sequence[str]) -> str:
+    words = []
+    for name in differing:
+        word = str(row[name] if row[name] is not None else "?")
+        words.append({"compile": f"compile {word}", "threads": f"{word} threads"}.get(name, word))
+    return ", ".join(words)
+
+
+def _scenes(rows: Sequence[Row]) -> list[_Scene]:
+    differing = [name for name in _AXES_OF_A_CONFIGURATION if len({row[name] for row in rows if _seen(row, name)}) > 1]
+    constant = [name for name in _AXES_OF_A_CONFIGURATION if name not in differing]
+    scenes = []
+    for task, image_size in dict.fromkeys((str(row["task"]), _whole(row["image_size"])) for row in rows):
+        mine = [row for row in rows if row["task"] == task and row["image_size"] == image_size]
+        configured = [{**row, "configuration": _configuration(row, differing)} for row in mine]
+        configurations = list(dict.fromkeys(str(row["configuration"]) for row in configured))
+        models = list(dict.fromkeys(str(row["model"]) for row in mine))
+        example = next((row for row in mine if row["status"] == "measured"), mine[0])
+        said = _configuration(example, [name for name in constant if example[name] not in (None, "off", "native")])
+        scenes.append(
+            _Scene(
+                rows=configured,
+                task=task,
+                image_size=image_size,
+                models=models,
+                configurations=configurations,
+                colours=_colours(models),
+                markers={name: _MARKERS[i % len(_MARKERS)] for i, name in enumerate(configurations)},
+                constant=said,
+                caption=_caption(example),
+            )
+        )
+    return scenes
+
+
+def _seen(row: Row, name: str) -> bool:
+    """Whether the row can tell: device and threads of what was not measured are as asked, not as resolved."""
+    return row["status"] == "measured" or name not in ("device", "threads")
+
+
+def _caption(row: Row) -> str:
+    parts = [row["device_name"], f"torch {row['torch_version']}", f"vanbench {row['vanbench_version']}"]
+    date = str(row["date"] or "")[:10]
+    return " · ".join(_plain_name(str(part), 60) for part in [*parts, date] if part)
+
+
+# --- pieces that every figure is made of ----------------------------------------------------------------------------
+
+
+def _panels(
+    scene: _Scene, title: str, note: str, shape: tuple[int, int], size: tuple[float, float], count: int, **share: Any
+) -> tuple[Figure, list[Axes]]:
+    """A figure of panels, `size` inches each, with the title above and the caption below; surplus panels removed."""
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    lines, columns = shape
+    head, foot = 0.62, 0.42
+    width, height = columns * size[0] + 0.3, lines * size[1] + head + foot
+    layout = ConstrainedLayoutEngine(rect=(0, foot / height, 1, 1 - (head + foot) / height), w_pad=0.06, h_pad=0.06)
+    figure = Figure(figsize=(width, height), layout=layout)
+    grid = figure.subplots(lines, columns, squeeze=False, **share)
+    axes = [axis for line in grid for axis in line]
+    for axis in axes[count:]:
+        axis.remove()
+    about = " · ".join([scene.task, f"{scene.image_size} px", scene.constant]).strip(" ·")
+    for x, y, words, style in (
+        (0.08, height - 0.10, title, {"fontsize": 10.5, "fontweight": "bold", "va": "top"}),
+        (0.08, height - 0.34, about, {"fontsize": 8.5, "color": _GREY, "va": "top"}),
+        (0.08, 0.09, f"{note}\n{scene.caption}", {"fontsize": 6.5, "color": _GREY, "va": "bottom"}),
+    ):
+        limit = max(20, int((width - 0.16) / (0.0062 * style["fontsize"])))  # type: ignore[operator]
+        wrapped = "\n".join(textwrap.shorten(line, limit, placeholder=" …") for line in words.split("\n"))
+        figure.text(x / width, y / height, wrapped, ha="left", **style)  # type: ignore[arg-type]
+    return figure, axes[:count]
+
+
+def _grid_shape(count: int, most: int = _MOST_COLUMNS) -> tuple[int, int]:
+    columns = min(count, most)
+    return -(-count // columns), columns
+
+
+def _legend(figure: Figure, entries: Sequence[tuple[str, str, str, bool]], title: str = "") -> None:
+    """A legend right of the panels; entries are (label, marker, colour, filled)."""
+    from matplotlib.lines import Line2D
+
+    if not entries:
+        return
+    handles = [
+        Line2D([], [], linestyle="none", marker=marker, color=colour, markersize=5, **_fill(colour, filled))
+        for _, marker, colour, filled in entries
+    ]
+    # Labels are set afterwards: a legend would leave out a name that begins with an underscore.
+    legend = figure.legend(
+        handles,
+        ["x"] * len(handles),
+        loc="outside right upper",
+        frameon=False,
+        fontsize=7.5,
+        title="x",
+        alignment="left",
+        handletextpad=0.3,
+        labelspacing=0.35,
+        title_fontsize=7.5,
+    )
+    for text, entry in zip(legend.get_texts(), entries, strict=True):
+        text.set_text(_plain_name(entry[0], 44))
+    legend.set_title(title)
+
+
+def _fill(colour: str, filled: bool) -> dict[str, Any]:
+    return {"markerfacecolor": colour if filled else "white", "markeredgecolor": colour, "markeredgewidth": 0.9}
+
+
+def _number_axis(axis: Any, values: Sequence[float], *, logarithmic: bool) -> None:
+    """Ticks as plain numbers. axis: an XAxis or YAxis; values: what it must hold."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
+
+    from vanbench.units import significant
+
+    axis.set_major_formatter(FuncFormatter(lambda value, _: significant(value) if math.isfinite(value) else ""))
+    if not logarithmic:
+        axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+        return
+    decades = math.log10(max(values) / min(values)) if values else 1.0
+    subs = (1.0,) if decades > 2.5 else (1.0, 2.0, 5.0) if decades > 0.7 else (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0)
+    axis.set_major_locator(LogLocator(subs=subs, numticks=12))
+    axis.set_minor_formatter(NullFormatter())
+    axis.set_minor_locator(NullLocator())
+
+
+def _padded(values: Sequence[float], share: float = 0.08) -> tuple[float, float]:
+    """Limits of a logarithmic axis with room at both ends."""
+    low, high = min(values), max(values)
+    room = max((high / low) ** share, 1.04)
+    return low / room, high * room
+
+
+class _Measure(NamedTuple):
+    """What a dot stands for: columns of its value and interval, the axis' words, and a factor to its unit."""
+
+    value: str
+    low: str | None
+    high: str | None
+    words: str
+    factor: float = 1.0
+
+    def of(self, row: Row) -> tuple[float, float | None, float | None] | None:
+        """Value and interval in the axis' unit, or None if the row has no figure."""
+        seen = _number(row, self.value)
+        if seen is None:
+            return None
+        low, high = (_number(row, name) if name else None for name in (self.low, self.high))
+        scaled = [None if each is None else each * self.factor for each in (low, high)]
+        return seen * self.factor, scaled[0], scaled[1]
+
+
+_RATE = _Measure("images_per_s", "images_per_s_low", "images_per_s_high", "images/s")
+_RATIO = _Measure("ratio", "ratio_low", "ratio_high", "ratio of images/s to the reference")
+_MEMORY = _Measure("peak_bytes", None, None, "peak memory (MiB)", 2.0**-20)
+_LATENCY = _Measure("median_s", None, "p95_s", "time of a step (ms)", 1e3)
+
+
+def _ends(seen: tuple[float, float | None, float | None]) -> list[float]:
+    return [end for end in seen if end is not None and end > 0]
+
+
+# --- the figures ----------------------------------------------------------------------------------------------------
+
+
+def _dots(scene: _Scene, name: str, title: str, note: str, measure: _Measure, *, ratio: bool = False) -> Drawn:
+    """Models down the side, fastest on top; a dot for each configuration; a panel for each batch size."""
+    present = [row for row in scene.rows if measure.of(row) is not None]
+    if not present:
+        return Drawn(name, title, None, "no cell has this figure")
+    if ratio and all(row["ratio"] == 1 and row["ratio_low"] is None for row in present):
+        return Drawn(name, title, None, "nothing was measured beside a reference")
+    best = {
+        model: max((_number(r, "images_per_s") or 0.0 for r in scene.of(model=model)), default=0.0)
+        for model in scene.models
+    }
+    models = sorted(scene.models, key=lambda model: best[model])
+    several = len(scene.configurations)
+    row_height = max(0.27, 0.095 * several + 0.09)
+    shape = _grid_shape(len(scene.batches))
+    longest = max(len(_plain_name(model)) for model in models)
+    panel = (max(2.5, 4.6 / shape[1] + 0.8) + (0.055 * longest / shape[1]), max(1.05, row_height * len(models) + 0.55))
+    figure, axes = _panels(scene, title, note, shape, panel, len(scene.batches), sharey=True, sharex=ratio)
+    for axis, batch in zip(axes, scene.batches, strict=True):
+        axis.set_title(f"batch {batch}", loc="left")
+        ends: list[float] = []
+        for place, model in enumerate(models):
+            rows = {str(row["configuration"]): row for row in scene.of(model=model, batch_size=batch)}
+            drawn = 0
+            for i, configuration in enumerate(scene.configurations):
+                seen = measure.of(rows[configuration]) if configuration in rows else None
+                if seen is None:
+                    continue
+                drawn += 1
+                y = place + ((several - 1) / 2 - i) * min(0.8 / several, 0.32)
+                ends += _ends(seen)
+                reference = ratio and seen[1] is None and seen[0] == 1
+                _dot(axis, seen, y, scene.colours[model], scene.markers[configuration], filled=not reference)
+            if rows and not drawn:
+                said = "failed" if any(row["status"] == "failed" for row in rows.values()) else "not measured"
+                axis.annotate(
+                    said,
+                    (0, place),
+                    xycoords=axis.get_yaxis_transform(),
+                    xytext=(3, 0),
+                    textcoords="offset points",
+                    va="center",
+                    fontsize=6.5,
+                    color=_GREY,
+                    style="italic",
+                )
+        axis.set_ylim(-0.6, len(models) - 0.4)
+        axis.set_yticks(range(len(models)), [_plain_name(model) for model in models])
+        axis.tick_params(axis="y", length=0)
+        for place in range(len(models) - 1):
+            axis.axhline(place + 0.5, color=_FAINT, linewidth=0.5, zorder=0)
+        axis.grid(axis="x", color=_FAINT, linewidth=0.5)
+        axis.set_axisbelow(True)
+        axis.set_xlabel(measure.words)
+        _value_axis(axis, ends, ratio=ratio)
+    if several > 1:
+        _legend(figure, [(each, scene.markers[each], "#333333", True) for each in scene.configurations])
+    return Drawn(name, title, figure)
+
+
+def _dot(
+    axis: Axes, seen: tuple[float, float | None, float | None], y: float, colour: str, marker: str, filled: bool
+) -> None:
+    value, low, high = seen
+    if low is not None and high is not None:
+        axis.plot([low, high], [y, y], color=colour, linewidth=1.3, solid_capstyle="butt", zorder=2)
+    axis.plot(
+        [value], [y], marker=marker, markersize=4.6, linestyle="none", color=colour, zorder=3, **_fill(colour, filled)
+    )
+
+
+def _value_axis(axis: Axes, ends: Sequence[float], *, ratio: bool) -> None:
+    """From zero where that can be read, else logarithmic; ratios are always logarithmic, with 1 marked."""
+    if not ends:
+        axis.set_xticks([])
+        return
+    if ratio:
+        axis.axvline(1, color="#444444", linewidth=0.9, linestyle=(0, (4, 2)), zorder=1)
+        ends = [*ends, 1.0, *axis.dataLim.intervalx[axis.dataLim.intervalx > 0]]
+    logarithmic = ratio or max(ends) / min(ends) > _WIDE_RANGE
+    if logarithmic:
+        axis.set_xscale("log")
+        axis.set_xlim(*_padded(ends))
+    else:
+        axis.set_xlim(0, max(ends) * 1.06)
+    _number_axis(axis.xaxis, ends, logarithmic=logarithmic)
+
+
+def _against_batch(scene: _Scene, name: str, title: str, note: str, measure: _Measure) -> Drawn:
+    """A panel for each configuration; points, with a faint dotted line to find the points of one model."""
+    present = [row for row in scene.rows if measure.of(row) is not None]
+    batches = sorted({_whole(row["batch_size"]) for row in present})
+    if len(batches) < 2:
+        return Drawn(name, title, None, "fewer than two batch sizes were measured")
+    configurations = [each for each in scene.configurations if any(row["configuration"] == each for row in present)]
+    models = [model for model in scene.models if any(row["model"] == model for row in present)]
+    looks = _looks(models, scene)
+    shape = _grid_shape(len(configurations))
+    figure, axes = _panels(
+        scene, title, note, shape, (2.9 if shape[1] > 1 else 3.8, 2.7), len(configurations), sharex=True, sharey=True
+    )
+    ends = [end for row in present if (seen := measure.of(row)) for end in _ends(seen)]
+    for axis, configuration in zip(axes, configurations, strict=True):
+        axis.set_title(_plain_name(configuration, 48), loc="left")
+        for i, model in enumerate(models):
+            marker, colour, filled = looks[model]
+            points = [
+                (_whole(row["batch_size"]), seen)
+                for row in scene.of(model=model, configuration=configuration)
+                if (seen := measure.of(row)) is not None
+            ]
+            points.sort()
+            # Models side by side within a batch size, so that one does not hide another.
+            shift = 1 + (i - (len(models) - 1) / 2) * min(0.03, 0.36 / len(models))
+            xs = [batch * shift for batch, _ in points]
+            axis.plot(xs, [seen[0] for _, seen in points], color=colour, linewidth=0.7, linestyle=":", alpha=0.55)
+            for x, (_, seen) in zip(xs, points, strict=True):
+                bottom = seen[0] if seen[1] is None else seen[1]
+                top = seen[0] if seen[2] is None else seen[2]
+                axis.plot([x, x], [bottom, top], color=colour, linewidth=1.2, solid_capstyle="butt")
+            axis.plot(
+                xs,
+                [seen[0] for _, seen in points],
+                linestyle="none",
+                marker=marker,
+                markersize=4.6,
+                color=colour,
+                zorder=3,
+                **_fill(colour, filled),
+            )
+        axis.set_xscale("log", base=2)
+        axis.set_xlim(batches[0] / 1.45, batches[-1] * 1.45)
+        axis.set_xticks(batches, [str(batch) for batch in batches])
+        axis.minorticks_off()
+        axis.set_yscale("log")
+        axis.set_ylim(*_padded(ends))
+        _number_axis(axis.yaxis, ends, logarithmic=True)
+        axis.grid(color=_FAINT, linewidth=0.5)
+        axis.set_axisbelow(True)
+        axis.set_xlabel("batch size (images)")
+        axis.set_ylabel(measure.words)
+        axis.label_outer()
+    _legend(figure, [(model, *looks[model]) for model in models])
+    return Drawn(name, title, figure)
+
+
+def _looks(models: Sequence[str], scene: _Scene) -> dict[str, tuple[str, str, bool]]:
+    """Marker, colour and filling of each model: the family's colour, a marker of its own within the family."""
+    looks = {}
+    met: dict[str, int] = {}
+    for model in models:
+        index = met.get(scene.colours[model], 0)
+        met[scene.colours[model]] = index + 1
+        marker = _MARKERS[index // 2 % len(_MARKERS)] if len(models) > 12 else _MARKERS[index % len(_MARKERS)]
+        looks[model] = (marker, scene.colours[model], index % 2 == 0 if len(models) > 12 else True)
+    return looks
+
+
+def _against_accuracy(scene: _Scene) -> Drawn:
+    """Published accuracy up, images/s to the right; the fastest configuration filled and named, the others hollow."""
+    name, title = "accuracy", "Images/s against published ImageNet-1k top-1"
+    present = [row for row in scene.rows if row["top1"] is not None and _RATE.of(row) is not None]
+    if not present:
+        return Drawn(name, title, None, "no measured model has a published figure at this image size")
+    batches = sorted({_whole(row["batch_size"]) for row in present})
+    shape = _grid_shape(len(batches))
+    note = "Accuracy: published, trained on ImageNet-1k at 224 px; weights here are random. Bars: 95 % intervals."
+    figure, axes = _panels(scene, title, note, shape, (3.4, 3.0), len(batches), sharey=True)
+    several = len(scene.configurations) > 1
+    for axis, batch in zip(axes, batches, strict=True):
+        axis.set_title(f"batch {batch}", loc="left")
+        ends: list[float] = []
+        named = []
+        for model in dict.fromkeys(str(row["model"]) for row in present):
+            rows = [row for row in present if row["model"] == model and row["batch_size"] == batch]
+            rows.sort(key=lambda row: _number(row, "images_per_s") or 0.0)
+            for row in rows:
+                seen = _RATE.of(row)
+                assert seen is not None
+                ends += _ends(seen)
+                top1 = _number(row, "top1") or 0.0
+                marker = scene.markers[str(row["configuration"])]
+                _dot(axis, seen, top1, scene.colours[model], marker, filled=row is rows[-1])
+                if row is rows[-1]:
+                    named.append((seen[0], top1, model))
+        if ends:
+            axis.set_xscale("log")
+            low, high = _padded(ends, 0.1)
+            axis.set_xlim(low, high * (high / low) ** 0.12)
+            _number_axis(axis.xaxis, ends, logarithmic=True)
+        axis.grid(color=_FAINT, linewidth=0.5)
+        axis.set_axisbelow(True)
+        axis.margins(y=0.12)
+        axis.set_xlabel("images/s")
+        axis.set_ylabel("published top-1 (%)")
+        axis.label_outer()
+        for x, y, model in named:
+            text = axis.annotate("", (x, y), xytext=(5, 0), textcoords="offset points", fontsize=6.5, va="center")
+            text.set_color(scene.colours[model])
+            text.set_text(_plain_name(model, 26))
+    if several:
+        _legend(figure, [(each, scene.markers[each], "#333333", True) for each in scene.configurations])
+    _spread_names(figure, axes)
+    return Drawn(name, title, figure)
+
+
+def _spread_names(figure: Figure, axes: Sequence[Axes]) -> None:
+    """Move each name to the first place around its point where it covers no other name and no point."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.text import Annotation
+    from matplotlib.transforms import Bbox
+
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    renderer = canvas.get_renderer()
+    places = [(5, 0, "left"), (-5, 0, "right"), (0, 8, "center"), (0, -8, "center")]
+    places += [(x, y, side) for y in (8, -8, 15, -15) for x, side in ((5, "left"), (-5, "right"))]
+    for axis in axes:
+        inside = axis.get_window_extent(renderer)
+        taken = []
+        for line in axis.get_lines():
+            points = axis.transData.transform(line.get_xydata())
+            taken += [Bbox.from_bounds(x - 3, y - 3, 6, 6) for x, y in points]
+        for text in [child for child in axis.get_children() if isinstance(child, Annotation)]:
+            for x, y, side in places:
+                text.set_position((x, y))
+                text.set_horizontalalignment(side)
+                box = text.get_window_extent(renderer)
+                free = box.count_overlaps(taken) == 0
+                if free and inside.x0 <= box.x0 and box.x1 <= inside.x1 and inside.y0 <= box.y0 and box.y1 <= inside.y1:
+                    break
+            else:
+                text.set_position((5, 0))
+                text.set_horizontalalignment("left")
+            taken.append(text.get_window_extent(renderer))
+
+
+_INTERVALS = "Bars: 95 % intervals, Student's t over rounds (fresh processes)."
+
+# In the order of the report.
+FIGURES: tuple[Callable[[_Scene], Drawn], ...] = (
+    lambda scene: _dots(scene, "images_per_s", "Images/s by model", _INTERVALS, _RATE),
+    lambda scene: _dots(
+        scene,
+        "ratio",
+        "Images/s as a ratio to the reference",
+        f"{_INTERVALS} Hollow: the reference. Ratios come from turns taken side by side.",
+        _RATIO,
+        ratio=True,
+    ),
+    lambda scene: _against_batch(
+        scene, "batch", "Images/s against batch size", f"{_INTERVALS} Dotted lines only join a model's points.", _RATE
+    ),
+    lambda scene: _against_batch(
+        scene,
+        "latency",
+        "Time of a step against batch size",
+        "Point: median of single steps; bar: up to the 95th percentile. Dotted lines only join a model's points.",
+        _LATENCY,
+    ),
+    _against_accuracy,
+    lambda scene: _dots(
+        scene,
+        "memory",
+        "Peak memory by model",
+        "CUDA: allocated. CPU: the process's peak over its state before the first step.",
+        _MEMORY,
+    ),
+)
+
+
+@contextmanager
+def _drawing() -> Iterator[None]:
+    """Our style for the time of drawing; a name with signs that the font lacks is drawn with boxes, without a word."""
+    import matplotlib
+
+    with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"Glyph .* missing from", category=UserWarning)
+        yield
+
+
+def draw(rows: Sequence[Row]) -> Iterator[tuple[Drawn, dict[str, bytes]]]:
+    """Each figure with its files' content by suffix (`png`, `svg`); none for a figure with nothing to show.
+
+    One of each kind for every task and image size; with several of those the name says which.
+    """
+    scenes = _scenes(rows)
+    with _drawing():
+        for make in FIGURES:
+            for scene in scenes:
+                drawn = make(scene)
+                if len(scenes) > 1:
+                    drawn = drawn._replace(
+                        name=f"{drawn.name}-{scene.task}-{scene.image_size}px",
+                        title=f"{drawn.title}, {scene.task}, {scene.image_size} px",
+                    )
+                yield drawn, {} if drawn.figure is None else _encode(drawn.figure)
+
+
+def _encode(figure: Figure) -> dict[str, bytes]:
+    files = {}
+    for suffix in ("png", "svg"):
+        content = io.BytesIO()
+        # No date within: drawn twice from the same table a figure is the same to the byte.
+        figure.savefig(content, format=suffix, metadata={"Date": None} if suffix == "svg" else {"Software": "vanbench"})
+        files[suffix] = content.getvalue()
+    return files
+
+
+def save_all(rows: Sequence[Row], folder: Path) -> tuple[list[Path], list[Drawn]]:
+    """Draw everything into `folder` (made if need be); the paths written, and every figure with why if there is none.
+
+    Files of figures that can no longer be made are removed, so that no old figure stands beside new numbers.
+    Raises StorageError or UserError if a file cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    paths, figures = [], []
+    for drawn, files in draw(rows):
+        figures.append(drawn._replace(figure=None) if drawn.figure is None else drawn)
+        for suffix, content in files.items():
+            path = folder / f"{drawn.name}.{suffix}"
+            replace_file(path, content)
+            paths.append(path)
+        if not files:
+            for suffix in ("png", "svg"):
+                (folder / f"{drawn.name}.{suffix}").unlink(missing_ok=True)
+    return paths, figures

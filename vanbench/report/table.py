@@ -1,0 +1,125 @@
+"""The table: a row for each cell, made from records or read back from a results.csv. pandas only in `load_frame`."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vanbench.errors import UserError
+from vanbench.record.environment import Environment
+from vanbench.record.record import Record
+from vanbench.record.store import read_run
+from vanbench.report.columns import COLUMNS, RowSource, Value
+from vanbench.report.to_csv import csv_text
+from vanbench.spec.cell import Cell
+from vanbench.spec.sweep import Sweep
+
+if TYPE_CHECKING:
+    import pandas
+
+__all__ = ["Row", "labels", "load_frame", "read_rows", "rows"]
+
+Row = dict[str, Value]
+
+# Without these a CSV is not ours; any other column may be missing (an older table), and stays empty.
+_NEEDED = ("status", "model", "task", "batch_size", "image_size", "images_per_s")
+_CONFIGURATION = ("precision", "memory_format", "compile", "form", "depthwise")
+
+
+def rows(sweep: Sweep, environment: Environment, records: Sequence[Record]) -> list[Row]:
+    """A row for each record, in their order (the sweep's), with a value or None for each of `COLUMNS`."""
+    by_key = {record.key: record for record in records}
+    lived = Counter(each.round for record in records for each in record.rounds)
+    references: dict[tuple[str, int, int], Record | None] = {}
+    table = []
+    for record in records:
+        contest = record.cell.contest
+        if contest not in references:
+            cell = sweep.reference_of(contest)
+            references[contest] = by_key.get(cell.key) if cell is not None else None
+        accompanied = any(lived[each.round] > 1 for each in record.rounds)
+        source = RowSource(record, references[contest], environment, accompanied)
+        table.append({column.name: column.of(source) for column in COLUMNS})
+    return table
+
+
+def read_rows(text: str, name: str) -> list[Row]:
+    """The rows of a results.csv, typed as `rows` makes them; columns that are not known are left out.
+
+    name: what to call the text in a UserError, which says what is missing, or which cell of which line is no number.
+    """
+    reader = csv.DictReader(io.StringIO(text))
+    header = reader.fieldnames or []
+    missing = [column for column in _NEEDED if column not in header]
+    if missing:
+        raise UserError(f"{name} is not a results.csv of vanbench: it has no column {', '.join(missing)}")
+    try:
+        return [{each.name: _typed(line.get(each.name) or "", each.kind) for each in COLUMNS} for line in reader]
+    except (ValueError, csv.Error) as error:
+        raise UserError(f"{name}, line {reader.line_num}: {error}") from None
+
+
+def load_frame(path: str | Path) -> pandas.DataFrame:
+    """The table of a run directory (recomputed from its records) or of a results.csv, the same either way.
+
+    Columns are those of docs/columns.md, in order. Text is str, empty where absent; integers are nullable Int64;
+    other numbers are float64, NaN where absent, with the ten significant digits of results.csv. Raises UserError if
+    the path is neither.
+    """
+    place = Path(path)
+    if place.is_dir():
+        run = read_run(place)
+        text = csv_text(rows(run.sweep, run.environment, run.records))
+    else:
+        text = read_text(place)
+    return _frame(read_rows(text, str(place)))
+
+
+def read_text(path: Path) -> str:
+    """The text of a file, or a UserError that says why not."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise UserError(f"no such run directory or results.csv: {path}") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is not a results.csv: it is not text") from None
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {os.strerror(error.errno or 0)}") from None
+
+
+def labels(table: Sequence[Row]) -> list[str]:
+    """A short name for each row: the cell's slug; device and threads only where the rows differ in them."""
+    several = {name for name in ("device", "threads") if len({row[name] for row in table}) > 1}
+    names = []
+    for row in table:
+        wanted = ("model", "task", "batch_size", "image_size", *_CONFIGURATION, *several)
+        fields: dict[str, Any] = {name: row[name] for name in wanted if row[name] is not None}
+        names.append(Cell(**fields).slug)
+    return names
+
+
+def _typed(text: str, kind: str) -> Value:
+    if text == "":
+        return None
+    if kind == "text":
+        return text
+    return int(text) if kind == "integer" else float(text)
+
+
+def _frame(table: Sequence[Row]) -> pandas.DataFrame:
+    import pandas as pd
+
+    kinds = {"text": "str", "integer": "Int64", "number": "float64"}
+    frame: pandas.DataFrame = pd.DataFrame(
+        {column.name: [row[column.name] for row in table] for column in COLUMNS}, dtype=object
+    )
+    for column in COLUMNS:
+        if column.kind == "text":
+            frame[column.name] = frame[column.name].fillna("")
+        frame[column.name] = frame[column.name].astype(kinds[column.kind])
+    return frame

@@ -1,0 +1,42 @@
+"""`python -m vanbench.worker FD PARENT`: the nursery of the real workers."""
+
+from __future__ import annotations
+
+import socket
+import sys
+
+import msgspec
+
+from vanbench.record.task import Measure, Names, Probe
+from vanbench.worker import nursery
+from vanbench.worker.channel import Channel
+
+_TASK = msgspec.json.Decoder(Names | Probe | Measure)
+
+
+def warm() -> None:
+    """Import what every child needs, and initialise nothing: no CUDA context, no thread."""
+    import timm  # noqa: F401
+    import torch  # noqa: F401
+
+    import vanbench.models  # noqa: F401
+    import vanbench.worker.measure
+    import vanbench.worker.names
+    import vanbench.worker.probe  # noqa: F401
+
+
+def serve(message: bytes, channel: Channel) -> None:
+    """Carry out one task."""
+    from vanbench.worker import measure, names, probe
+
+    task = _TASK.decode(message)
+    if isinstance(task, Measure):
+        measure.serve(task, channel)
+    elif isinstance(task, Probe):
+        channel.send(probe.answer(task))
+    else:
+        channel.send(names.answer(task))
+
+
+if __name__ == "__main__":
+    nursery.run(socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2]), warm, serve)

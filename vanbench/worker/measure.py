@@ -1,0 +1,264 @@
+"""One cell in one process: build, check the answer, compile, warm up, then a sample whenever the parent asks."""
+
+from __future__ import annotations
+
+import copy
+import os
+import statistics
+import traceback
+from typing import NamedTuple
+
+import msgspec
+import torch
+from torch import Tensor, nn
+
+from vanbench.errors import UserError
+from vanbench.models.load import cost_of
+from vanbench.record.measurement import Facts
+from vanbench.record.task import Ask, Closed, Declined, Measure, Ready, Said, Taken
+from vanbench.spec.cell import Cell
+from vanbench.worker import precision
+from vanbench.worker.build import Built, build, check_images, impossible, reference_model, subject_model
+from vanbench.worker.channel import Channel
+from vanbench.worker.check import Check, NonFinite, check_inference, check_training
+from vanbench.worker.disturbance import Watch
+from vanbench.worker.gpu import nvml_for
+from vanbench.worker.layout import channels_last_share
+from vanbench.worker.memory import PeakMemory, free_bytes, resident_bytes
+from vanbench.worker.sample import Sampler, finite
+
+__all__ = ["serve"]
+
+# The counter moves about ten times a second (facts: NVML), so a window of 5 s is known to 2 %.
+ENERGY_WINDOW_S = 5.0
+_ASK = msgspec.json.Decoder(Ask)
+
+
+def serve(task: Measure, channel: Channel) -> None:
+    """Carry a `Measure` task through to its last word; every failure becomes a `Declined` with its kind."""
+    try:
+        _serve(task, channel)
+    except NonFinite as error:
+        channel.send(Declined(kind="non_finite", message=str(error)))
+    except UserError as error:
+        channel.send(Declined(kind="exception", message=str(error)))
+    except Exception as error:
+        traceback.print_exc()
+        kind = "out_of_memory" if _ran_out_of_memory(error) else "exception"
+        channel.send(Declined(kind=kind, message=_told(error)))
+
+
+def _serve(task: Measure, channel: Channel) -> None:
+    cell, device = task.cell, torch.device(task.device)
+    reason = impossible(cell, device)
+    if reason is not None:
+        channel.send(Declined(kind="skipped", message=reason))
+        return
+    if isinstance(cell.threads, int):
+        torch.set_num_threads(cell.threads)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    channel.send(Said(phase="building"))
+    reference = reference_model(cell, device, task.seed)
+    precision.set_matmul_precision(cell.precision)
+    built = build(cell, reference, device, task.seed)
+    sampler = Sampler(built, task.sampling)
+    first_call = None
+    if cell.compile != "off":
+        channel.send(Said(phase="compiling"))
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = os.path.join(os.environ["VANBENCH_CACHE"], cell.key)
+        first_call, _ = sampler.one_step()
+        # A training step has moved the weights that the check compares.
+        built.eager.load_state_dict(reference.state_dict())
+    channel.send(Said(phase="checking"))
+    checked = _check(task, built, reference, device)
+    if not checked.passed:
+        message = (
+            f"{checked.quantity} differs from the fp32 reference by {checked.error:.3g} "
+            f"(relative L2, at most {checked.tolerance:.3g} allowed)"
+        )
+        channel.send(Declined(kind="wrong_answer", message=message))
+        return
+    facts = _facts(task, built, reference, device, checked)
+    del reference
+    breaks = _compiled().graph_breaks
+    if cell.compile != "off" and cell.task == "train":
+        # The check compiled a graph for its two images. Start over, so that the timed function guards one shape;
+        # the graph itself comes back from the cache that the first call filled.
+        torch._dynamo.reset()
+    memory = PeakMemory(device)
+    memory.reset()
+    channel.send(Said(phase="warming up"))
+    warmup, output = sampler.warm_up(lambda: _compiled().graphs)
+    if not finite(output):
+        raise NonFinite("the loss" if cell.task == "train" else "the output")
+    at_start = _compiled()
+    steady = statistics.median(warmup[len(warmup) // 2 :])
+    channel.send(
+        Ready(
+            facts=facts,
+            warmup_sample_s=warmup,
+            steps=sampler.steps,
+            held_bytes=_held(device),
+            free_bytes=free_bytes(device),
+            compile_s=None if first_call is None else max(0.0, first_call - steady),
+            compile_cold=task.first,
+            graph_breaks=breaks,
+        )
+    )
+    watch = Watch(nvml_for(device))
+    while True:
+        line = channel.receive()
+        if line is None:
+            return  # the parent has gone
+        if _ASK.decode(line).ask == "close":
+            break
+        sampler.settle()
+        watch.before()
+        sample = sampler.take()
+        watch.after(len(sample.step_s))
+        channel.send(Taken(sample=sample))
+    peak, reserved = memory.read()
+    energy = _energy(task, sampler, device)
+    after = _compiled()
+    channel.send(
+        Closed(
+            disturbance=watch.seen,
+            recompiles=after.graphs - at_start.graphs,
+            graph_breaks=breaks,
+            peak_bytes=peak,
+            peak_reserved_bytes=reserved,
+            energy_j=energy[0] if energy else None,
+            energy_images=energy[1] if energy else None,
+        )
+    )
+
+
+def _plain(cell: Cell) -> Cell:
+    """The same precision and layout, executed by native eager in the reference form."""
+    return msgspec.structs.replace(cell, compile="off", form="reference", depthwise="native")
+
+
+def _check(task: Measure, built: Built, reference: nn.Module, device: torch.device) -> Check:
+    """Compare two images' answers with the fp32 reference, before anything is timed."""
+    cell = task.cell
+    images = check_images(cell, device, task.seed)
+    if cell.task == "infer":
+        got = _answers(built, images)
+
+        def native() -> Tensor:
+            plain = subject_model(_plain(cell), reference)
+            with torch.no_grad(), precision.autocast(cell.precision, device.type):
+                return plain(built.as_input(images))  # type: ignore[no-any-return]
+
+        result = check_inference(reference, images, got, native, precision=cell.precision, tolerance=task.tolerance)
+    else:
+        labels = built.labels[:2] if cell.batch_size >= 2 else built.labels.repeat(2)
+        got_loss, got_gradients = _gradients(built, images, labels)
+
+        def native_training() -> tuple[Tensor, dict[str, Tensor]]:
+            plain = Built(_plain(cell), subject_model(_plain(cell), reference), device, task.seed)
+            return _gradients(plain, images, labels)
+
+        result = check_training(
+            reference,
+            images,
+            labels,
+            got_loss,
+            got_gradients,
+            native_training,
+            precision=cell.precision,
+            tolerance=task.tolerance,
+        )
+    precision.set_matmul_precision(cell.precision)
+    return result
+
+
+def _answers(built: Built, images: Tensor) -> Tensor:
+    """The logits (2, classes) of two images, computed at the cell's own batch size, so by the timed program."""
+    batch = built.cell.batch_size
+    with built.mode():
+        if batch == 1:
+            return torch.cat([built.model(built.as_input(image[None])) for image in images])
+        # The two images stand first and last; a kernel that is wrong at the end of a batch is found too.
+        order = [0] * (batch - 1) + [1]
+        return built.model(built.as_input(images[order]))[[0, batch - 1]]
+
+
+def _gradients(built: Built, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    """(loss, gradient by parameter name) of two images in training mode."""
+    built.eager.zero_grad(set_to_none=True)
+    loss = built.loss(built.as_input(images), labels)
+    scale = 1024.0 if precision.needs_grad_scaler(built.cell.precision, "train") else 1.0
+    (loss * scale).backward()  # type: ignore[no-untyped-call]
+    gradients = {n: p.grad.float() / scale for n, p in built.eager.named_parameters() if p.grad is not None}
+    built.eager.zero_grad(set_to_none=True)
+    return loss.detach(), gradients
+
+
+def _facts(task: Measure, built: Built, reference: nn.Module, device: torch.device, checked: Check) -> Facts:
+    cell = task.cell
+    macs, share = None, None
+    if task.first:
+        macs = cost_of(cell.model, cell.image_size)[1]
+        if cell.compile == "off":
+            with torch.no_grad(), precision.autocast(cell.precision, device.type):
+                # A copy, as training-mode statistics must not move and the reference must not gain hooks.
+                probe = copy.deepcopy(built.eager).eval()
+                share = channels_last_share(probe, lambda: probe(built.as_input(check_images(cell, device, task.seed))))
+    return Facts(
+        device=str(device),
+        device_name=torch.cuda.get_device_name(device) if device.type == "cuda" else "",
+        threads=torch.get_num_threads(),
+        params=sum(p.numel() for p in reference.parameters()),
+        macs=macs,
+        check_quantity=checked.quantity,
+        check_error=checked.error,
+        check_tolerance=checked.tolerance,
+        channels_last_share=share,
+    )
+
+
+def _held(device: torch.device) -> int:
+    """Memory this process keeps on the device while it idles."""
+    if device.type == "cuda":
+        return torch.cuda.memory_reserved(device)
+    return resident_bytes() or 0
+
+
+def _energy(task: Measure, sampler: Sampler, device: torch.device) -> tuple[float, int] | None:
+    """(joules, images) over an uninterrupted window, where it is wanted and NVML has the counter."""
+    nvml = nvml_for(device) if task.energy else None
+    before = nvml.energy_j() if nvml else None
+    if nvml is None or before is None:
+        return None
+    images = sampler.run_for(ENERGY_WINDOW_S)
+    after = nvml.energy_j()
+    return None if after is None else (after - before, images)
+
+
+class _Counts(NamedTuple):
+    graphs: int
+    graph_breaks: int
+
+
+def _compiled() -> _Counts:
+    """How many graphs torch.compile has made in this process, and how often it broke one."""
+    from torch._dynamo.utils import counters
+
+    return _Counts(int(counters["stats"]["unique_graphs"]), sum(counters["graph_break"].values()))
+
+
+def _ran_out_of_memory(error: Exception) -> bool:
+    """Only what torch itself calls so: its own exception, or the CPU allocator's words."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and "DefaultCPUAllocator: can't allocate memory" in str(error)
+
+
+def _told(error: Exception) -> str:
+    """An exception as one line: its type, its first line, and the innermost place it came from."""
+    first = (str(error).strip().splitlines() or [""])[0]
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" ({os.path.basename(frames[-1].filename)}:{frames[-1].lineno})" if frames else ""
+    return f"{type(error).__name__}: {first}{place}"
