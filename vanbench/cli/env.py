@@ -38,9 +38,9 @@ def env(
             + (f", quota {hardware.cpu_quota:g} CPUs" if hardware.cpu_quota is not None else "")
             + (f", under a {hardware.virtualisation}" if hardware.virtualisation else ""),
         ),
-        ("memory", f"{hardware.memory_gib} GiB, {units.bytes_text(rest.free_bytes)} free"),
+        ("memory", f"{hardware.memory_gib} GiB, {units.memory(rest.free_bytes)} free"),
         *(
-            ("GPU", f"{gpu.name}, {units.bytes_text(gpu.memory_bytes)}, compute {gpu.compute_capability}")
+            ("GPU", f"{gpu.name}, {units.memory(gpu.memory_bytes)}, compute {gpu.compute_capability}")
             for gpu in hardware.gpus
         ),
         ("system", f"{software.os} {software.kernel}, {software.libc}"),

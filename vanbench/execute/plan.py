@@ -42,8 +42,8 @@ class Contest:
 
     @property
     def least_s(self) -> float:
-        """The least its next round takes."""
-        return self.expected_start_s + _LAPS_AT_LEAST * (self.lap_s or 0.0)
+        """The least its next round takes, 0 before the first: a first answer is tried for while any time is left."""
+        return 0.0 if not self.rounds else self.expected_start_s + _LAPS_AT_LEAST * (self.lap_s or 0.0)
 
 
 def usable_s(budget_s: float) -> float:

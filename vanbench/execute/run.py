@@ -194,7 +194,8 @@ def measure(
         )
         deadline = started + usable_s(sampling.budget_s)
         while active := [contest for contest in contests if contest.stopped is None]:
-            if deadline - time.monotonic() < min(c.least_s for c in active) + (0 if nursery else nursery_s):
+            wanted = min(contest.least_s for contest in active) + (0.0 if nursery else nursery_s)
+            if deadline - time.monotonic() <= wanted:
                 for contest in active:
                     contest.stopped = "budget"
                 break
@@ -205,10 +206,7 @@ def measure(
                 nursery_s = time.monotonic() - start
             for contest in active:
                 left = deadline - time.monotonic()
-                if contest.rounds and left < contest.least_s:
-                    contest.stopped = "budget"
-                    continue
-                if not contest.rounds and left <= 0:
+                if left <= contest.least_s:
                     contest.stopped = "budget"
                     continue
                 turns_s = share_turns(contest, active, sampling, left, nursery_s)
@@ -316,7 +314,7 @@ def _play_contest(
             elif isinstance(event, Done):
                 _keep(store, event, sampling)
             elif isinstance(event, Lost):
-                if event.kind == "out_of_memory" and not solo and (event.company > 0 or len(group) > 1):
+                if event.kind == "out_of_memory" and not solo and event.company > 0:
                     contest.alone.add(event.cell)
                     alone.append(event.cell)
                 else:
@@ -363,7 +361,6 @@ def _task(store: Store, sampling: Sampling, cell: Cell, number: int) -> Measure:
         sampling=sampling,
         seed=sampling.seed,
         first=record.facts is None,
-        tolerance=record.facts.check_tolerance if record.facts is not None else None,
         energy=number == 1,
     )
 

@@ -105,7 +105,12 @@ def cost_of(name: str, image_size: int) -> tuple[int, int | None]:
     return parameters, counter.get_total_flops() // 2
 
 
-def _create_own(name: str, kwargs: Mapping[str, Any]) -> nn.Module:
+def find_own(name: str) -> Callable[..., Any]:
+    """The callable that "package.module:callable" names, not called yet.
+
+    Raises:
+        UserError: for a module or attribute that is not there, cannot be imported, or cannot build a model.
+    """
     module_name, _, attribute = name.partition(":")
     if not all(part.isidentifier() for part in [*module_name.split("."), *attribute.split(".")]):
         raise UserError(f"model {name!r} is not of the form 'package.module:callable'")
@@ -121,15 +126,19 @@ def _create_own(name: str, kwargs: Mapping[str, Any]) -> nn.Module:
         raise UserError(f"model {name!r}: importing {module_name!r} failed: {_summary(error)}") from error
     for part in attribute.split("."):
         if not hasattr(found, part):
-            public = sorted(word for word in vars(found) if not word.startswith("_")) if hasattr(found, "__dict__") else []
-            raise unknown(f"attribute of {module_name}", part, public)
+            public = [word for word in dir(found) if not word.startswith("_")]
+            raise unknown(f"name in {module_name}", part, public)
         found = getattr(found, part)
     if not callable(found) or isinstance(found, nn.Module):
         raise UserError(f"model {name!r}: {attribute} is a {type(found).__name__}, not a callable that builds a model")
     build: Callable[..., Any] = found
+    return build
+
+
+def _create_own(name: str, kwargs: Mapping[str, Any]) -> nn.Module:
     try:
-        model = build(**kwargs)
-    except (NotImplementedError, torch.OutOfMemoryError):
+        model = find_own(name)(**kwargs)
+    except (UserError, NotImplementedError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # the user's own code
         raise UserError(f"model {name!r} called with {_written(kwargs)} failed: {_summary(error)}") from error

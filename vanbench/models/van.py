@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
-from timm.layers import DropPath, SelectAdaptivePool2d
+from timm.layers.adaptive_avgmax_pool import SelectAdaptivePool2d
+from timm.layers.drop import DropPath
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
@@ -55,7 +56,8 @@ class Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         shortcut = x.clone()  # see LargeKernelAttention: copied because the published model copies
         x = self.activation(self.proj_1(x))
-        return self.proj_2(self.spatial_gating_unit(x)) + shortcut
+        y: Tensor = self.proj_2(self.spatial_gating_unit(x))
+        return y + shortcut
 
 
 class DepthwiseConv(nn.Module):

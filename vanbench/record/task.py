@@ -54,8 +54,8 @@ class Probe(msgspec.Struct, frozen=True, kw_only=True, tag="probe"):
 class Measure(msgspec.Struct, frozen=True, kw_only=True, tag="measure"):
     """Build the cell, check its answer, warm up, then take samples when asked.
 
-    tolerance: the check's, from an earlier round, so that it need not be found again. energy: also measure it.
-    seed: of weights and inputs, the same for all cells of a run.
+    first: no facts are known yet (and the compile cache is cold). energy: also measure it. seed: of weights and
+    inputs, the same for all cells of a run.
     """
 
     cell: Cell
@@ -63,7 +63,6 @@ class Measure(msgspec.Struct, frozen=True, kw_only=True, tag="measure"):
     sampling: Sampling
     seed: int
     first: bool = True
-    tolerance: float | None = None
     energy: bool = False
 
 

@@ -18,11 +18,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vanbench.record.store import replace_file
-from vanbench.report.table import Row
+from vanbench.report.table import Row, differing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.transforms import Bbox
 
 __all__ = ["FIGURES", "Drawn", "draw", "save_all"]
 
@@ -30,6 +31,7 @@ _OKABE_ITO = {"van": "#D55E00", "convnext": "#0072B2", "resnet": "#009E73"}
 _OTHER_FAMILIES = ("#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _LATE_FAMILIES = "#7F7F7F"
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">", "p", "h")
+_SIDES = ((1, "left"), (-1, "right"))
 _GREY = "#6B6B6B"
 _FAINT = "#D9D9D9"
 _AXES_OF_A_CONFIGURATION = ("precision", "memory_format", "compile", "form", "depthwise", "device", "threads")
@@ -37,7 +39,15 @@ _LONGEST_NAME = 34
 _MOST_COLUMNS = 3
 # A range beyond which a linear axis squeezes the slow models into its first tenth.
 _WIDE_RANGE = 12.0
-_STYLE: dict[str, Any] = {
+# Above so many decades, these multiples of a power of ten are ticks.
+_SUBDIVISIONS = (
+    (2.6, (1.0,)),
+    (1.6, (1.0, 3.0)),
+    (0.7, (1.0, 2.0, 5.0)),
+    (0.35, (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0)),
+    (-1.0, (1.0, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6, 1.8, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0)),
+)
+_STYLE: Any = {
     # A name may hold `$` or `_`, which mean nothing here.
     "text.parse_math": False,
     "font.family": "sans-serif",
@@ -120,21 +130,23 @@ def _colours(models: Sequence[str]) -> dict[str, str]:
     return {model: colours[_family(model)] for model in models}
 
 
-def _configuration(row: Row, differing: Sequence[str]) -> str:
+def _configuration(row: Row, names: Sequence[str]) -> str:
     words = []
-    for name in differing:
+    for name in names:
         word = str(row[name] if row[name] is not None else "?")
-        words.append({"compile": f"compile {word}", "threads": f"{word} threads"}.get(name, word))
+        words.append(
+            {"compile": f"compile {word}", "threads": f"{word} threads", "form": f"{word} form"}.get(name, word)
+        )
     return ", ".join(words)
 
 
 def _scenes(rows: Sequence[Row]) -> list[_Scene]:
-    differing = [name for name in _AXES_OF_A_CONFIGURATION if len({row[name] for row in rows if _seen(row, name)}) > 1]
-    constant = [name for name in _AXES_OF_A_CONFIGURATION if name not in differing]
+    varied = differing(rows, _AXES_OF_A_CONFIGURATION)
+    constant = [name for name in _AXES_OF_A_CONFIGURATION if name not in varied]
     scenes = []
     for task, image_size in dict.fromkeys((str(row["task"]), _whole(row["image_size"])) for row in rows):
         mine = [row for row in rows if row["task"] == task and row["image_size"] == image_size]
-        configured = [{**row, "configuration": _configuration(row, differing)} for row in mine]
+        configured = [{**row, "configuration": _configuration(row, varied)} for row in mine]
         configurations = list(dict.fromkeys(str(row["configuration"]) for row in configured))
         models = list(dict.fromkeys(str(row["model"]) for row in mine))
         example = next((row for row in mine if row["status"] == "measured"), mine[0])
@@ -153,11 +165,6 @@ def _scenes(rows: Sequence[Row]) -> list[_Scene]:
             )
         )
     return scenes
-
-
-def _seen(row: Row, name: str) -> bool:
-    """Whether the row can tell: device and threads of what was not measured are as asked, not as resolved."""
-    return row["status"] == "measured" or name not in ("device", "threads")
 
 
 def _caption(row: Row) -> str:
@@ -179,7 +186,7 @@ def _panels(
     lines, columns = shape
     head, foot = 0.62, 0.42
     width, height = columns * size[0] + 0.3, lines * size[1] + head + foot
-    layout = ConstrainedLayoutEngine(rect=(0, foot / height, 1, 1 - (head + foot) / height), w_pad=0.06, h_pad=0.06)
+    layout = ConstrainedLayoutEngine(rect=(0, foot / height, 0.99, 1 - (head + foot) / height), w_pad=0.06, h_pad=0.06)
     figure = Figure(figsize=(width, height), layout=layout)
     grid = figure.subplots(lines, columns, squeeze=False, **share)
     axes = [axis for line in grid for axis in line]
@@ -198,7 +205,7 @@ def _panels(
 
 
 def _grid_shape(count: int, most: int = _MOST_COLUMNS) -> tuple[int, int]:
-    columns = min(count, most)
+    columns = {4: 2, 7: 4, 8: 4}.get(count, min(count, most))
     return -(-count // columns), columns
 
 
@@ -245,7 +252,7 @@ def _number_axis(axis: Any, values: Sequence[float], *, logarithmic: bool) -> No
         axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
         return
     decades = math.log10(max(values) / min(values)) if values else 1.0
-    subs = (1.0,) if decades > 2.5 else (1.0, 2.0, 5.0) if decades > 0.7 else (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0)
+    subs = next(subs for least, subs in _SUBDIVISIONS if decades > least)
     axis.set_major_locator(LogLocator(subs=subs, numticks=12))
     axis.set_minor_formatter(NullFormatter())
     axis.set_minor_locator(NullLocator())
@@ -256,6 +263,13 @@ def _padded(values: Sequence[float], share: float = 0.08) -> tuple[float, float]
     low, high = min(values), max(values)
     room = max((high / low) ** share, 1.04)
     return low / room, high * room
+
+
+def _reference(scene: _Scene) -> str:
+    """The reference's model and configuration, if it is the same one in every panel."""
+    rows = [row for row in scene.rows if row["ratio"] == 1 and row["ratio_low"] is None]
+    names = {", ".join(filter(None, (str(row["model"]), str(row["configuration"])))) for row in rows}
+    return _plain_name(names.pop(), 70) if len(names) == 1 else "one in each panel"
 
 
 class _Measure(NamedTuple):
@@ -278,7 +292,7 @@ class _Measure(NamedTuple):
 
 
 _RATE = _Measure("images_per_s", "images_per_s_low", "images_per_s_high", "images/s")
-_RATIO = _Measure("ratio", "ratio_low", "ratio_high", "ratio of images/s to the reference")
+_RATIO = _Measure("ratio", "ratio_low", "ratio_high", "ratio to the reference")
 _MEMORY = _Measure("peak_bytes", None, None, "peak memory (MiB)", 2.0**-20)
 _LATENCY = _Measure("median_s", None, "p95_s", "time of a step (ms)", 1e3)
 
@@ -303,10 +317,10 @@ def _dots(scene: _Scene, name: str, title: str, note: str, measure: _Measure, *,
     }
     models = sorted(scene.models, key=lambda model: best[model])
     several = len(scene.configurations)
-    row_height = max(0.27, 0.095 * several + 0.09)
+    row_height = max(0.36 if len(models) <= 6 else 0.25, 0.095 * several + 0.09)
     shape = _grid_shape(len(scene.batches))
     longest = max(len(_plain_name(model)) for model in models)
-    panel = (max(2.5, 4.6 / shape[1] + 0.8) + (0.055 * longest / shape[1]), max(1.05, row_height * len(models) + 0.55))
+    panel = (max(2.7, 4.6 / shape[1] + 0.9) + (0.055 * longest / shape[1]), max(1.05, row_height * len(models) + 0.55))
     figure, axes = _panels(scene, title, note, shape, panel, len(scene.batches), sharey=True, sharex=ratio)
     for axis, batch in zip(axes, scene.batches, strict=True):
         axis.set_title(f"batch {batch}", loc="left")
@@ -392,8 +406,8 @@ def _against_batch(scene: _Scene, name: str, title: str, note: str, measure: _Me
         scene, title, note, shape, (2.9 if shape[1] > 1 else 3.8, 2.7), len(configurations), sharex=True, sharey=True
     )
     ends = [end for row in present if (seen := measure.of(row)) for end in _ends(seen)]
-    for axis, configuration in zip(axes, configurations, strict=True):
-        axis.set_title(_plain_name(configuration, 48), loc="left")
+    for place, (axis, configuration) in enumerate(zip(axes, configurations, strict=True)):
+        axis.set_title(textwrap.fill(_plain_name(configuration, 60), 32), loc="left")
         for i, model in enumerate(models):
             marker, colour, filled = looks[model]
             points = [
@@ -432,6 +446,10 @@ def _against_batch(scene: _Scene, name: str, title: str, note: str, measure: _Me
         axis.set_xlabel("batch size (images)")
         axis.set_ylabel(measure.words)
         axis.label_outer()
+        if place + shape[1] >= len(configurations):
+            # The last panel of its column, if nothing was drawn below it.
+            axis.tick_params(labelbottom=True)
+            axis.set_xlabel("batch size (images)")
     _legend(figure, [(model, *looks[model]) for model in models])
     return Drawn(name, title, figure)
 
@@ -449,82 +467,109 @@ def _looks(models: Sequence[str], scene: _Scene) -> dict[str, tuple[str, str, bo
 
 
 def _against_accuracy(scene: _Scene) -> Drawn:
-    """Published accuracy up, images/s to the right; the fastest configuration filled and named, the others hollow."""
+    """Published accuracy up, images/s to the right: each model's fastest configuration, the others faint behind it."""
     name, title = "accuracy", "Images/s against published ImageNet-1k top-1"
     present = [row for row in scene.rows if row["top1"] is not None and _RATE.of(row) is not None]
     if not present:
         return Drawn(name, title, None, "no measured model has a published figure at this image size")
     batches = sorted({_whole(row["batch_size"]) for row in present})
     shape = _grid_shape(len(batches))
-    note = "Accuracy: published, trained on ImageNet-1k at 224 px; weights here are random. Bars: 95 % intervals."
-    figure, axes = _panels(scene, title, note, shape, (3.4, 3.0), len(batches), sharey=True)
-    several = len(scene.configurations) > 1
+    note = (
+        "Accuracy: published, trained on ImageNet-1k alone at 224 px (weights here are random). Bars: 95 % intervals."
+    )
+    if len(scene.configurations) > 1:
+        note += " Faint: slower configurations."
+    figure, axes = _panels(scene, title, note, shape, (3.5, 3.2), len(batches), sharey=True)
+    used: dict[str, None] = {}
     for axis, batch in zip(axes, batches, strict=True):
         axis.set_title(f"batch {batch}", loc="left")
         ends: list[float] = []
-        named = []
         for model in dict.fromkeys(str(row["model"]) for row in present):
             rows = [row for row in present if row["model"] == model and row["batch_size"] == batch]
             rows.sort(key=lambda row: _number(row, "images_per_s") or 0.0)
+            colour = scene.colours[model]
             for row in rows:
                 seen = _RATE.of(row)
-                assert seen is not None
+                top1 = _number(row, "top1")
+                if seen is None or top1 is None:
+                    continue
                 ends += _ends(seen)
-                top1 = _number(row, "top1") or 0.0
-                marker = scene.markers[str(row["configuration"])]
-                _dot(axis, seen, top1, scene.colours[model], marker, filled=row is rows[-1])
-                if row is rows[-1]:
-                    named.append((seen[0], top1, model))
-        if ends:
-            axis.set_xscale("log")
-            low, high = _padded(ends, 0.1)
-            axis.set_xlim(low, high * (high / low) ** 0.12)
-            _number_axis(axis.xaxis, ends, logarithmic=True)
+                if row is not rows[-1]:
+                    axis.scatter([seen[0]], [top1], s=7, color=colour, alpha=0.3, linewidths=0, zorder=1)
+                    continue
+                configuration = str(row["configuration"])
+                used[configuration] = None
+                _dot(axis, seen, top1, colour, scene.markers[configuration], filled=True)
+                named = axis.annotate(
+                    _plain_name(model, 26),
+                    (seen[0], top1),
+                    xytext=(6, 0),
+                    textcoords="offset points",
+                    fontsize=6.5,
+                    va="center",
+                    color=colour,
+                    arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.4, "shrinkA": 0, "shrinkB": 2},
+                )
+                named.set_in_layout(False)
+        low, high = _padded(ends, 0.1)
+        axis.set_xscale("log")
+        # Room for the names, most of which stand to the right of their point.
+        axis.set_xlim(low, high * (high / low) ** 0.15)
+        _number_axis(axis.xaxis, ends, logarithmic=True)
         axis.grid(color=_FAINT, linewidth=0.5)
         axis.set_axisbelow(True)
         axis.margins(y=0.12)
         axis.set_xlabel("images/s")
+    if len(scene.configurations) > 1:
+        _legend(figure, [(each, scene.markers[each], "#333333", True) for each in scene.configurations if each in used])
+    for axis in axes[:: shape[1]]:
         axis.set_ylabel("published top-1 (%)")
-        axis.label_outer()
-        for x, y, model in named:
-            text = axis.annotate("", (x, y), xytext=(5, 0), textcoords="offset points", fontsize=6.5, va="center")
-            text.set_color(scene.colours[model])
-            text.set_text(_plain_name(model, 26))
-    if several:
-        _legend(figure, [(each, scene.markers[each], "#333333", True) for each in scene.configurations])
     _spread_names(figure, axes)
     return Drawn(name, title, figure)
 
 
 def _spread_names(figure: Figure, axes: Sequence[Axes]) -> None:
-    """Move each name to the first place around its point where it covers no other name and no point."""
+    """Move each name to where, nearest to its point, it covers the fewest other names and points."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.text import Annotation
     from matplotlib.transforms import Bbox
 
-    canvas = FigureCanvasAgg(figure)
+    canvas: Any = FigureCanvasAgg(figure)
     canvas.draw()
     renderer = canvas.get_renderer()
-    places = [(5, 0, "left"), (-5, 0, "right"), (0, 8, "center"), (0, -8, "center")]
-    places += [(x, y, side) for y in (8, -8, 15, -15) for x, side in ((5, "left"), (-5, "right"))]
+    ups = (0, 6, -6, 11, -11, 16, -16, 22, -22, 28, -28)
+    places = [(along * reach, up, side) for reach in (6, 18, 34) for up in ups for along, side in _SIDES]
+    places.sort(key=lambda place: math.hypot(place[0], place[1]))
     for axis in axes:
         inside = axis.get_window_extent(renderer)
-        taken = []
+        points: list[Bbox] = []
+        names: list[Bbox] = []
         for line in axis.get_lines():
-            points = axis.transData.transform(line.get_xydata())
-            taken += [Bbox.from_bounds(x - 3, y - 3, 6, 6) for x, y in points]
+            points += [Bbox.from_bounds(x - 3.5, y - 3.5, 7, 7) for x, y in axis.transData.transform(line.get_xydata())]
         for text in [child for child in axis.get_children() if isinstance(child, Annotation)]:
-            for x, y, side in places:
-                text.set_position((x, y))
-                text.set_horizontalalignment(side)
-                box = text.get_window_extent(renderer)
-                free = box.count_overlaps(taken) == 0
-                if free and inside.x0 <= box.x0 and box.x1 <= inside.x1 and inside.y0 <= box.y0 and box.y1 <= inside.y1:
-                    break
-            else:
-                text.set_position((5, 0))
-                text.set_horizontalalignment("left")
-            taken.append(text.get_window_extent(renderer))
+            crowds = [_crowding(_put(text, place, renderer), inside, points, names) for place in places]
+            place = places[crowds.index(min(crowds))]
+            names.append(_put(text, place, renderer))
+            if text.arrow_patch is not None:
+                text.arrow_patch.set_visible(math.hypot(*place[:2]) > 12)
+
+
+def _crowding(box: Bbox, inside: Bbox, points: Sequence[Bbox], names: Sequence[Bbox]) -> int:
+    """How many points a name's box covers; another name, or leaving the panel, counts as three."""
+    # A name may run a little beyond the right edge, where nothing stands.
+    outside = not (inside.x0 <= box.x0 and box.x1 <= inside.x1 + 20 and inside.y0 <= box.y0 and box.y1 <= inside.y1)
+    return int(box.count_overlaps(points)) + 3 * int(box.count_overlaps(names)) + 3 * outside
+
+
+def _put(text: Any, place: tuple[int, int, str], renderer: Any) -> Any:
+    """Place an annotation's words, in points from its point, and say what box they then fill, in pixels."""
+    from matplotlib.text import Text
+
+    text.set_position(place[:2])
+    text.set_horizontalalignment(place[2])
+    text.update_positions(renderer)
+    # Text's own extent: an annotation's would include the line to its point.
+    return Text.get_window_extent(text, renderer)
 
 
 _INTERVALS = "Bars: 95 % intervals, Student's t over rounds (fresh processes)."
@@ -536,7 +581,7 @@ FIGURES: tuple[Callable[[_Scene], Drawn], ...] = (
         scene,
         "ratio",
         "Images/s as a ratio to the reference",
-        f"{_INTERVALS} Hollow: the reference. Ratios come from turns taken side by side.",
+        f"{_INTERVALS} Hollow: the reference, {_reference(scene)}.",
         _RATIO,
         ratio=True,
     ),

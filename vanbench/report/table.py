@@ -22,12 +22,13 @@ from vanbench.spec.sweep import Sweep
 if TYPE_CHECKING:
     import pandas
 
-__all__ = ["Row", "labels", "load_frame", "read_rows", "rows"]
+__all__ = ["Row", "differing", "labels", "load_frame", "read_rows", "rows"]
 
 Row = dict[str, Value]
 
 # Without these a CSV is not ours; any other column may be missing (an older table), and stays empty.
 _NEEDED = ("status", "model", "task", "batch_size", "image_size", "images_per_s")
+_RESOLVED = ("device", "threads")
 _CONFIGURATION = ("precision", "memory_format", "compile", "form", "depthwise")
 
 
@@ -94,13 +95,22 @@ def read_text(path: Path) -> str:
 
 def labels(table: Sequence[Row]) -> list[str]:
     """A short name for each row: the cell's slug; device and threads only where the rows differ in them."""
-    several = {name for name in ("device", "threads") if len({row[name] for row in table}) > 1}
+    several = differing(table, _RESOLVED)
     names = []
     for row in table:
         wanted = ("model", "task", "batch_size", "image_size", *_CONFIGURATION, *several)
         fields: dict[str, Any] = {name: row[name] for name in wanted if row[name] is not None}
         names.append(Cell(**fields).slug)
     return names
+
+
+def differing(table: Sequence[Row], names: Sequence[str]) -> list[str]:
+    """Those of the columns `names` in which the rows differ.
+
+    Device and threads count for measured rows alone: of the others they are as asked, not what they came to.
+    """
+    resolved = [row for row in table if row["status"] == "measured"]
+    return [name for name in names if len({row[name] for row in (resolved if name in _RESOLVED else table)}) > 1]
 
 
 def _typed(text: str, kind: str) -> Value:
@@ -114,7 +124,7 @@ def _typed(text: str, kind: str) -> Value:
 def _frame(table: Sequence[Row]) -> pandas.DataFrame:
     import pandas as pd
 
-    kinds = {"text": "str", "integer": "Int64", "number": "float64"}
+    kinds: dict[str, Any] = {"text": "str", "integer": "Int64", "number": "float64"}
     frame: pandas.DataFrame = pd.DataFrame(
         {column.name: [row[column.name] for row in table] for column in COLUMNS}, dtype=object
     )

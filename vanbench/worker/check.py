@@ -33,7 +33,7 @@ Native = Callable[[Tensor], Tensor]
 NativeTraining = Callable[[Tensor, Tensor], tuple[Tensor, Gradients]]
 
 
-class NonFinite(Exception):
+class NonFinite(Exception):  # noqa: N818  (an outcome of a cell, by its name in the records)
     """An infinity or a NaN where a number belongs; `what` names it."""
 
     def __init__(self, what: str) -> None:

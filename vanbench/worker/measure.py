@@ -6,6 +6,8 @@ import copy
 import os
 import statistics
 import traceback
+from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
@@ -20,7 +22,14 @@ from vanbench.spec.cell import Cell
 from vanbench.worker import precision
 from vanbench.worker.build import Built, build, check_images, impossible, reference_model, subject_model
 from vanbench.worker.channel import Channel
-from vanbench.worker.check import Check, NonFinite, check_inference, check_training
+from vanbench.worker.check import (
+    Check,
+    NonFinite,
+    check_inference,
+    check_training,
+    inference_tolerance,
+    training_tolerance,
+)
 from vanbench.worker.disturbance import Watch
 from vanbench.worker.gpu import nvml_for
 from vanbench.worker.layout import channels_last_share
@@ -143,35 +152,41 @@ def _check(task: Measure, built: Built, reference: nn.Module, device: torch.devi
     """Compare two images' answers with the fp32 reference, before anything is timed."""
     cell = task.cell
     images = check_images(cell, device, task.seed)
+    word = cell.precision
     if cell.task == "infer":
-        got = _answers(built, images)
 
-        def native() -> Tensor:
+        def native(x: Tensor) -> Tensor:
             plain = subject_model(_plain(cell), reference)
-            with torch.no_grad(), precision.autocast(cell.precision, device.type):
-                return plain(built.as_input(images))  # type: ignore[no-any-return]
+            with torch.no_grad(), precision.autocast(word, device.type):
+                return plain(built.as_input(x))  # type: ignore[no-any-return]
 
-        result = check_inference(reference, images, got, native, precision=cell.precision, tolerance=task.tolerance)
+        tolerance = _tolerances(cell, lambda: {"logits": inference_tolerance(reference, images, native, precision=word)})
+        result = check_inference(
+            reference, images, _answers(built, images), None, tolerance["logits"], precision=word
+        )
     else:
         labels = built.labels[:2] if cell.batch_size >= 2 else built.labels.repeat(2)
-        got_loss, got_gradients = _gradients(built, images, labels)
 
-        def native_training() -> tuple[Tensor, dict[str, Tensor]]:
-            plain = Built(_plain(cell), subject_model(_plain(cell), reference), device, task.seed)
-            return _gradients(plain, images, labels)
+        def native_training(x: Tensor, y: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+            return _gradients(Built(_plain(cell), subject_model(_plain(cell), reference), device, task.seed), x, y)
 
-        result = check_training(
-            reference,
-            images,
-            labels,
-            got_loss,
-            got_gradients,
-            native_training,
-            precision=cell.precision,
-            tolerance=task.tolerance,
+        tolerance = _tolerances(
+            cell, lambda: training_tolerance(reference, images, labels, native_training, precision=word)
         )
-    precision.set_matmul_precision(cell.precision)
+        loss, gradients = _gradients(built, images, labels)
+        result = check_training(reference, images, labels, loss, gradients, None, tolerance, precision=word)
+    precision.set_matmul_precision(word)
     return result
+
+
+def _tolerances(cell: Cell, measure: Callable[[], dict[str, float]]) -> dict[str, float]:
+    """The check's tolerances, measured in a cell's first round and kept beside the run's caches for the others."""
+    file = Path(os.environ["VANBENCH_CACHE"]) / f"{cell.key}.tolerance.json"
+    if file.exists():
+        return msgspec.json.decode(file.read_bytes(), type=dict[str, float])
+    tolerances = measure()
+    file.write_bytes(msgspec.json.encode(tolerances))
+    return tolerances
 
 
 def _answers(built: Built, images: Tensor) -> Tensor:

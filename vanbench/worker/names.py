@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import sys
-
 from vanbench.errors import UserError, nearest
-from vanbench.models.load import cost_of, timm_names
+from vanbench.models.load import cost_of, find_own, timm_names
 from vanbench.record.task import Named, Names
 
 __all__ = ["answer"]
@@ -40,12 +37,8 @@ def _problem(name: str, known: list[str]) -> str | None:
 
 
 def _problem_of_callable(name: str) -> str | None:
-    from vanbench.models.load import resolve
-
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
     try:
-        resolve(name)
+        find_own(name)
     except UserError as error:
         return str(error)
     return None

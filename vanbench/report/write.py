@@ -1,0 +1,62 @@
+"""Puts the table, the report and the plots where they belong. Every file is replaced whole, or left as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from vanbench.errors import UserError
+from vanbench.record.environment import Environment
+from vanbench.record.record import Record
+from vanbench.record.store import read_run, replace_file
+from vanbench.report.table import Row, read_rows, read_text, rows
+from vanbench.report.to_csv import csv_text
+from vanbench.report.to_markdown import Heading, heading_of_run, heading_of_table, markdown
+from vanbench.spec.sweep import Sweep
+
+__all__ = ["redraw", "write_report", "write_table"]
+
+
+def write_table(run_path: Path, sweep: Sweep, environment: Environment, records: Sequence[Record]) -> Path:
+    """results.csv of a run directory, from records in the sweep's order; light enough for after each round.
+
+    Raises StorageError (disk full) or UserError (not writable); the old table then still stands.
+    """
+    path = run_path / "results.csv"
+    replace_file(path, csv_text(rows(sweep, environment, records)).encode())
+    return path
+
+
+def write_report(run_path: Path) -> list[Path]:
+    """results.csv, report.md and plots/ of a run directory, from its records; the paths written."""
+    run = read_run(run_path)
+    table = write_table(run.path, run.sweep, run.environment, run.records)
+    shown = rows(run.sweep, run.environment, run.records)
+    return [table, *_write_pages(run.path, shown, heading_of_run(run.sweep, run.environment))]
+
+
+def redraw(path: Path) -> list[Path]:
+    """Everything that can be made again from a run directory, or from a results.csv: beside it in `<name>-report/`.
+
+    Raises UserError if the path is neither, or cannot be written.
+    """
+    if path.is_dir():
+        return write_report(path)
+    shown = read_rows(read_text(path), str(path))
+    folder = path.with_name(f"{path.stem}-report")
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot make {folder}: {error.strerror}") from None
+    return _write_pages(folder, shown, heading_of_table(shown, path.stem))
+
+
+def _write_pages(folder: Path, shown: Sequence[Row], heading: Heading) -> list[Path]:
+    from vanbench.report.plots import save_all
+
+    paths, figures = save_all(shown, folder / "plots")
+    made = [(each.title, f"plots/{each.name}.png") for each in figures if not each.reason]
+    missing = [f"No figure “{each.title}”: {each.reason}." for each in figures if each.reason]
+    report = folder / "report.md"
+    replace_file(report, markdown(shown, heading, made, missing).encode())
+    return [report, *paths]
