@@ -62,7 +62,9 @@ def make_environment(**changes: Any) -> Environment:
 
 def make_sweep(models: Sequence[str] = ("van_b0", "resnet18"), **axes: Any) -> Sweep:
     """A sweep of these models; axes by their field-like names (`batch_size=(1, 8)`), and `reference`, `question`."""
-    document: dict[str, Any] = {key: axes.pop(key) for key in ("reference", "question", "exclude", "sampling") if key in axes}
+    document: dict[str, Any] = {
+        key: axes.pop(key) for key in ("reference", "question", "exclude", "sampling") if key in axes
+    }
     given = {"models": list(models), **{name.replace("_", "-"): list(values) for name, values in axes.items()}}
     return parse_sweep({**document, "axes": given}, {})
 

@@ -1,7 +1,7 @@
 """A worker without torch, as a real little program: `python fake_worker.py FD PARENT`.
 
 Its nursery is the real one; only what a child does is scripted, by the model's name: `fake:<act>` acts while it
-starts, `fake:<act>-later` at its fifth sample, `fake:<number>` is a model of so many images a second.
+starts, `fake:<act>-later` at its second sample, `fake:<number>` is a model of so many images a second.
 """
 
 from __future__ import annotations
@@ -145,7 +145,7 @@ def serve(message: bytes, channel: Channel) -> None:
             channel.send(Closed(disturbance=Disturbance(window_s=1.0, steps=2 * taken), peak_bytes=1 << 20))
             return
         taken += 1
-        if when and taken == 5:
+        if when and taken == 2:
             act(word, channel)
             return
         images = 2 * task.cell.batch_size

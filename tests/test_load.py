@@ -2,6 +2,7 @@
 
 import textwrap
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -39,14 +40,20 @@ COSTS = {  # parameters, and MACs at 224 pixels in the digits that are known
 @pytest.mark.parametrize("name", COSTS)
 def test_cost_is_the_known_count(name: str) -> None:
     parameters, macs, digit = COSTS[name]
-    assert load.cost_of(name, 224) == (parameters, pytest.approx(macs, abs=digit / 2 + 0.01))
-    assert not torch.cuda.is_initialized()
+    counted, counted_macs = load.cost_of(name, 224)
+    assert counted == parameters
+    assert counted_macs == pytest.approx(macs, abs=digit / 2 + 0.01)
+
+
+def test_counting_starts_no_gpu() -> None:
+    load.cost_of("resnet18", 64)
+    assert not torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
 
 
 def test_cost_grows_with_the_image() -> None:
     small, large = load.cost_of("resnet18", 64)[1], load.cost_of("resnet18", 128)[1]
     assert small is not None
-    assert large == pytest.approx(4 * small, rel=1e-3)
+    assert large == pytest.approx(4 * small, rel=0.01)  # all but the head
 
 
 def test_timm_knows_van() -> None:
@@ -146,7 +153,7 @@ def test_what_is_wrong_with_ones_own_model_is_said(own: str, suffix: str, messag
 
 
 def test_a_name_of_a_hub_is_never_looked_up() -> None:
-    with pytest.raises(UserError, match="package.module:callable"):
+    with pytest.raises(UserError, match=r"package\.module:callable"):
         load.create("hf-hub:someone/van_b0")
 
 
@@ -167,11 +174,12 @@ def holds(model: nn.Module, expected: dict[str, torch.Tensor]) -> bool:
 @pytest.mark.parametrize("wrapped", ["plain", "state_dict", "module."])
 def test_a_published_checkpoint_loads_strictly(tmp_path: Path, wrapped: str) -> None:
     expected = checkpoint()
-    content = {
+    contents: dict[str, dict[str, Any]] = {
         "plain": expected,
         "state_dict": {"epoch": 300, "state_dict": expected},
         "module.": {"state_dict": {f"module.{key}": value for key, value in expected.items()}},
-    }[wrapped]
+    }
+    content = contents[wrapped]
     file = tmp_path / "van_b0.pth.tar"
     torch.save(content, file)
     for source in (file, str(file), content):
@@ -183,7 +191,7 @@ def test_a_published_checkpoint_loads_strictly(tmp_path: Path, wrapped: str) -> 
 
 def test_a_checkpoint_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     state = checkpoint()
-    with pytest.raises(UserError, match="head.weight"):
+    with pytest.raises(UserError, match=r"head\.weight"):
         load.load_checkpoint(timm.create_model("van_b0", num_classes=3), state)
     with pytest.raises(UserError, match=r"extra\.weight"):
         load.load_checkpoint(timm.create_model("van_b0"), {**state, "extra.weight": torch.zeros(1)})

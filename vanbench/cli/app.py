@@ -6,14 +6,18 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from typing import Any
 
-import click
 import typer
 
 from vanbench.cli import env, models, report, run
 from vanbench.errors import VanbenchError
 
 __all__ = ["app", "main"]
+
+_INTERRUPTED = 130
+# Recent typer carries a click of its own, older typer needs the real one: the class is found through typer's own.
+_UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 
 app = typer.Typer(
     name="vanbench",
@@ -54,18 +58,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
             signal.signal(getattr(signal, name), _interrupt)
     try:
         code = app(args=words, prog_name="vanbench", standalone_mode=False)
-        return code if isinstance(code, int) else 0
-    except click.exceptions.Exit as leave:
-        return leave.exit_code
-    except click.exceptions.NoArgsIsHelpError as nothing:
-        typer.echo(nothing.format_message())
+        # Typer turns a KeyboardInterrupt into this code.
+        return _interrupted() if code == _INTERRUPTED else int(code or 0)
+    except typer.Exit as leave:
+        return int(leave.exit_code)
+    except _UsageError as mistake:
+        if str(mistake):  # without arguments at all, the help has been printed
+            typer.echo(f"vanbench: {_message_of(mistake)}", err=True)
         return 2
-    except click.UsageError as mistake:
-        typer.echo(f"vanbench: {_message_of(mistake)}", err=True)
-        return 2
-    except (KeyboardInterrupt, click.Abort):
-        typer.echo("vanbench: interrupted; every finished round is kept", err=True)
-        return 130
+    except (KeyboardInterrupt, typer.Abort):
+        return _interrupted()
     except BrokenPipeError:
         # Whoever read our output has gone; nothing is left to say, and Python must not try at exit either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -77,21 +79,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return error.exit_code
 
 
-def _message_of(mistake: click.UsageError) -> str:
-    """Click's message, with the nearest spelling of a wrong option or verb and where help is."""
-    from vanbench.errors import nearest
+def _interrupted() -> int:
+    typer.echo("vanbench: interrupted; every finished round is kept", err=True)
+    return _INTERRUPTED
 
-    text = mistake.format_message()
-    if isinstance(mistake, click.NoSuchOption) and mistake.ctx is not None:
-        options = [word for parameter in mistake.ctx.command.params for word in parameter.opts]
-        close = nearest(mistake.option_name, options)
-        text = f"unknown option {mistake.option_name!r}" + (f"; did you mean {' or '.join(close)}?" if close else "")
-    elif text.startswith("No such command") and isinstance(getattr(mistake.ctx, "command", None), click.Group):
-        group = mistake.ctx.command  # type: ignore[union-attr]
-        verbs = sorted(group.commands)  # type: ignore[attr-defined]
-        word = text.split("'")[1] if "'" in text else ""
-        close = nearest(word, verbs)
-        text = f"unknown verb {word!r}" + (f"; did you mean {' or '.join(close)}?" if close else "")
-        text += f" (allowed: {', '.join(verbs)})"
-    where = mistake.ctx.command_path if mistake.ctx is not None else "vanbench"
+
+def _message_of(mistake: Any) -> str:
+    """The message of a click UsageError, with the nearest spelling of a wrong option or verb and where help is."""
+    from vanbench.errors import unknown
+
+    context = mistake.ctx
+    command = getattr(context, "command", None)
+    text: str = mistake.format_message()
+    if hasattr(mistake, "option_name") and text.startswith("No such option"):
+        options = [word for parameter in command.params for word in parameter.opts] if command else []
+        text = str(unknown("option", mistake.option_name, options))
+    elif text.startswith("No such command"):
+        text = str(unknown("verb", text.split("'")[1], sorted(command.commands) if command else []))
+    where = context.command_path if context is not None else "vanbench"
     return f"{text} (see {where} --help)"

@@ -24,12 +24,14 @@ _RESERVE_SHARE, _RESERVE_S = 0.03, 5.0
 class Contest:
     """The cells that are compared with each other, and what is known of the time they need.
 
+    rounds: how many the cell with the fewest has. number: the last round's, for names; it never goes back.
     start_s: seconds a round spends outside its turns. lap_s: seconds of one lap; both None before the first round.
     """
 
     reference: Cell
     cells: list[Cell]
     rounds: int = 0
+    number: int = 0
     start_s: float | None = None
     lap_s: float | None = None
     stopped: str | None = None

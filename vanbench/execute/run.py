@@ -19,7 +19,7 @@ from vanbench.execute.plan import Contest, expected_seconds, share_turns, usable
 from vanbench.execute.round import GROUP_SIZE, Done, Lost, Phase, Turn, play
 from vanbench.record.environment import Environment
 from vanbench.record.record import Failed, Measured, Record, Skipped
-from vanbench.record.store import Store
+from vanbench.record.store import Store, read_run
 from vanbench.record.task import Measure, Named, Names, Probe, Probed
 from vanbench.report.write import write_report, write_table
 from vanbench.spec.cell import Cell
@@ -169,6 +169,8 @@ def measure(
     Every round is on disk before the next begins. Closing the generator kills the workers and keeps what is saved.
     """
     started = time.monotonic()
+    if resume is not None:
+        read_run(resume)  # a wrong directory is said at once, not after a worker's start
     with contextlib.ExitStack() as stack:
         scratch = stack.enter_context(_scratch())
         nursery: Nursery | None = stack.enter_context(Nursery(scratch, worker))
@@ -227,8 +229,6 @@ def measure(
 
 @contextlib.contextmanager
 def _reopened(path: Path, nursery: Nursery, overrides: Mapping[str, float | int]) -> Iterator[Store]:
-    from vanbench.record.store import read_run
-
     for field in overrides:
         if field not in Sampling.FREE:
             raise UserError(f"--resume cannot change {field}: a sample would mean something else; start a new run")
@@ -259,8 +259,12 @@ def _prepare(store: Store, retry_failed: bool) -> list[Contest]:
         todo.append(cell)
     contests = _contests(store.sweep, todo)
     for contest in contests:
-        done = [store.records[c.key].rounds for c in contest.cells if c.key in store.records]
-        contest.rounds = max((_number(r.round) for rounds in done for r in rounds), default=0)
+        contest.number = max((_number(r.round) for c in contest.cells for r in store.blank(c).rounds), default=0)
+        fresh = [cell for cell in contest.cells if not store.blank(cell).rounds]
+        if fresh and len(fresh) < len(contest.cells):
+            # Cells that were not reached or are tried again: what is measured already need not be, but the reference.
+            contest.cells = [cell for cell in contest.cells if cell == contest.reference or cell in fresh]
+        contest.rounds = _fewest_rounds(store, contest)
         contest.alone = {c for c in contest.cells if any(r.alone for r in store.blank(c).rounds)}
         if contest.rounds:
             contest.stopped = _why_stop(store, contest, store.sweep.plan)
@@ -276,6 +280,11 @@ def _open(record: Record, retry_failed: bool) -> bool:
     return True
 
 
+def _fewest_rounds(store: Store, contest: Contest) -> int:
+    """Rounds of the cell that has the fewest; a reference that sat in several groups of a round had one round."""
+    return min((len({_number(r.round) for r in store.blank(cell).rounds}) for cell in contest.cells), default=0)
+
+
 def _number(name: str) -> int:
     """The round's number in its name, `r<number>.<contest>`."""
     return int(name.partition(".")[0][1:])
@@ -285,7 +294,7 @@ def _play_contest(
     store: Store, nursery: Nursery, contest: Contest, sampling: Sampling, turns_s: float
 ) -> Iterator[Phase | Turn]:
     """One round of a contest: its groups one after the other, the reference in each, then the cells that go alone."""
-    contest.rounds += 1
+    contest.number += 1
     start = time.monotonic()
     in_turns = 0.0
     together = [cell for cell in contest.cells if cell not in contest.alone]
@@ -301,9 +310,9 @@ def _play_contest(
         else:
             group = [alone.pop(0)]
         solo = not together
-        name = f"r{contest.rounds}.{'-'.join(map(str, contest.reference.contest))}.{part}"
+        name = f"r{contest.number}.{'-'.join(map(str, contest.reference.contest))}.{part}"
         part += 1
-        tasks = [_task(store, sampling, cell, contest.rounds) for cell in group]
+        tasks = [_task(store, sampling, cell) for cell in group]
         started = len(group)
         seed = hash_seed(sampling.seed, name)
         begun: float | None = None
@@ -342,6 +351,7 @@ def _play_contest(
     contest.cells = [cell for cell in contest.cells if cell not in lost]
     contest.start_s = max(0.0, time.monotonic() - start - in_turns)
     contest.lap_s = max(laps_s) if laps_s else contest.lap_s
+    contest.rounds = _fewest_rounds(store, contest)
     if not contest.cells:
         contest.stopped = "failed"
 
@@ -353,7 +363,7 @@ def hash_seed(seed: int, name: str) -> int:
     return zlib.crc32(f"{seed}/{name}".encode())
 
 
-def _task(store: Store, sampling: Sampling, cell: Cell, number: int) -> Measure:
+def _task(store: Store, sampling: Sampling, cell: Cell) -> Measure:
     record = store.blank(cell)
     return Measure(
         cell=cell,
@@ -361,7 +371,7 @@ def _task(store: Store, sampling: Sampling, cell: Cell, number: int) -> Measure:
         sampling=sampling,
         seed=sampling.seed,
         first=record.facts is None,
-        energy=number == 1,
+        energy=not record.rounds,
     )
 
 

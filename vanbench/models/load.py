@@ -4,6 +4,7 @@ Nothing is downloaded: weights start random (`weights.py` redraws them) or come 
 Nothing here touches a GPU.
 """
 
+import contextlib
 import importlib
 import os
 import sys
@@ -89,11 +90,11 @@ def cost_of(name: str, image_size: int) -> tuple[int, int | None]:
     Raises:
         UserError: as `create`.
     """
-    try:
-        with torch.device("meta"):
-            model = create(name)
-    except (RuntimeError, NotImplementedError):
-        model = create(name)  # its constructor reads values, which tensors without memory have not
+    model: nn.Module | None = None
+    with contextlib.suppress(Exception), torch.device("meta"):
+        model = create(name)
+    if model is None:
+        model = create(name)  # its constructor reads values, which tensors without memory have not; or it is wrong
     parameters = sum(parameter.numel() for parameter in model.parameters())
     channels = (getattr(model, "pretrained_cfg", None) or {}).get("input_size", (3,))[0]
     try:

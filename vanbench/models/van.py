@@ -169,10 +169,7 @@ class VAN(nn.Module):
             return (
                 PatchEmbed(in_chans, dim, 7, 4) if i == 0 else PatchEmbed(embed_dims[i - 1], dim, 3, 2),
                 nn.Sequential(
-                    *(
-                        Block(dim, mlp_ratios[i], drop_rate, rate)
-                        for rate in drop_paths[before : before + depths[i]]
-                    )
+                    *(Block(dim, mlp_ratios[i], drop_rate, rate) for rate in drop_paths[before : before + depths[i]])
                 ),
                 nn.LayerNorm(dim, eps=LAYER_NORM_EPS),
             )

@@ -8,6 +8,7 @@ smallest movement of the logits by bf16's own error. Nothing here is trained, an
 types, shapes and neighbours of the modules decide.
 """
 
+import math
 import zlib
 
 import torch
@@ -113,8 +114,7 @@ def _drawn(
         # One value a channel: a layer scale. Of either sign, or the shortcut inside VAN's attention, which is the
         # stream itself, would pile up.
         return LAYER_SCALE_SHARE * uniform * normal.sign()
-    fan_in = parameter[0].numel()
-    return normal / fan_in**0.5
+    return normal / math.sqrt(parameter[0].numel())
 
 
 def _calibrate(model: nn.Module, images: Tensor) -> None:

@@ -6,6 +6,7 @@ batch size is an axis, the model within its family. Text is drawn as text, whate
 
 from __future__ import annotations
 
+import errno
 import io
 import math
 import re
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from vanbench.errors import StorageError, UserError
 from vanbench.record.store import replace_file
 from vanbench.report.table import Row, differing
 
@@ -36,7 +38,9 @@ _GREY = "#6B6B6B"
 _FAINT = "#D9D9D9"
 _AXES_OF_A_CONFIGURATION = ("precision", "memory_format", "compile", "form", "depthwise", "device", "threads")
 _LONGEST_NAME = 34
+_LONGEST_KEY = 44
 _MOST_COLUMNS = 3
+_LEAST_WIDTH = 4.6  # inches
 # A range beyond which a linear axis squeezes the slow models into its first tenth.
 _WIDE_RANGE = 12.0
 # Above so many decades, these multiples of a power of ten are ticks.
@@ -177,31 +181,53 @@ def _caption(row: Row) -> str:
 
 
 def _panels(
-    scene: _Scene, title: str, note: str, shape: tuple[int, int], size: tuple[float, float], count: int, **share: Any
+    scene: _Scene,
+    title: str,
+    note: str,
+    shape: tuple[int, int],
+    size: tuple[float, float],
+    count: int,
+    keys: Sequence[str] = (),
+    **share: Any,
 ) -> tuple[Figure, list[Axes]]:
-    """A figure of panels, `size` inches each, with the title above and the caption below; surplus panels removed."""
+    """A figure of panels, `size` inches each, with the title above and the caption below; surplus panels removed.
+
+    keys: labels of a legend to come, for which room is left at the right.
+    """
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     lines, columns = shape
-    head, foot = 0.62, 0.42
-    width, height = columns * size[0] + 0.3, lines * size[1] + head + foot
-    layout = ConstrainedLayoutEngine(rect=(0, foot / height, 0.99, 1 - (head + foot) / height), w_pad=0.06, h_pad=0.06)
+    room = 0.4 + 0.0088 * 7.5 * max(len(_plain_name(key, _LONGEST_KEY)) for key in keys) if keys else 0.0
+    width = max(columns * size[0] + 0.3 + room, _LEAST_WIDTH)
+    about = " · ".join([scene.task, f"{scene.image_size} px", scene.constant]).strip(" ·")
+    above = [*_wrapped(title, 10.5, width), *_wrapped(about, 8.5, width)]
+    below = [*_wrapped(note, 6.5, width), *_wrapped(scene.caption, 6.5, width)]
+    head, foot = 0.17 + 0.22 * len(above), 0.17 + 0.115 * len(below)
+    height = max(lines * size[1], 0.17 * len(keys) + 0.4) + head + foot
+    layout = ConstrainedLayoutEngine(
+        rect=(0, foot / height, 0.99 - room / width, 1 - (head + foot) / height), w_pad=0.06, h_pad=0.06
+    )
     figure = Figure(figsize=(width, height), layout=layout)
     grid = figure.subplots(lines, columns, squeeze=False, **share)
     axes = [axis for line in grid for axis in line]
     for axis in axes[count:]:
         axis.remove()
-    about = " · ".join([scene.task, f"{scene.image_size} px", scene.constant]).strip(" ·")
-    for x, y, words, style in (
-        (0.08, height - 0.10, title, {"fontsize": 10.5, "fontweight": "bold", "va": "top"}),
-        (0.08, height - 0.34, about, {"fontsize": 8.5, "color": _GREY, "va": "top"}),
-        (0.08, 0.09, f"{note}\n{scene.caption}", {"fontsize": 6.5, "color": _GREY, "va": "bottom"}),
-    ):
-        limit = max(20, int((width - 0.16) / (0.0062 * style["fontsize"])))  # type: ignore[operator]
-        wrapped = "\n".join(textwrap.shorten(line, limit, placeholder=" …") for line in words.split("\n"))
-        figure.text(x / width, y / height, wrapped, ha="left", **style)  # type: ignore[arg-type]
+    titles = len(_wrapped(title, 10.5, width))
+    for i, line in enumerate(above):
+        style: dict[str, Any] = (
+            {"fontsize": 10.5, "fontweight": "bold"} if i < titles else {"fontsize": 8.5, "color": _GREY}
+        )
+        figure.text(0.08 / width, 1 - (0.10 + 0.23 * i) / height, line, ha="left", va="top", **style)
+    for i, line in enumerate(reversed(below)):
+        y = (0.08 + 0.115 * i) / height
+        figure.text(0.08 / width, y, line, ha="left", va="bottom", fontsize=6.5, color=_GREY)
     return figure, axes[:count]
+
+
+def _wrapped(words: str, size: float, width: float) -> list[str]:
+    """Lines of text of `size` points that fit a figure `width` inches wide, by a letter's mean width."""
+    return textwrap.wrap(words, max(20, int((width - 0.16) / (0.0076 * size)))) or [""]
 
 
 def _grid_shape(count: int, most: int = _MOST_COLUMNS) -> tuple[int, int]:
@@ -209,12 +235,10 @@ def _grid_shape(count: int, most: int = _MOST_COLUMNS) -> tuple[int, int]:
     return -(-count // columns), columns
 
 
-def _legend(figure: Figure, entries: Sequence[tuple[str, str, str, bool]], title: str = "") -> None:
-    """A legend right of the panels; entries are (label, marker, colour, filled)."""
+def _legend(figure: Figure, beside: Axes, entries: Sequence[tuple[str, str, str, bool]]) -> None:
+    """A legend right of the panel `beside`; entries are (label, marker, colour, filled)."""
     from matplotlib.lines import Line2D
 
-    if not entries:
-        return
     handles = [
         Line2D([], [], linestyle="none", marker=marker, color=colour, markersize=5, **_fill(colour, filled))
         for _, marker, colour, filled in entries
@@ -223,18 +247,18 @@ def _legend(figure: Figure, entries: Sequence[tuple[str, str, str, bool]], title
     legend = figure.legend(
         handles,
         ["x"] * len(handles),
-        loc="outside right upper",
+        loc="upper left",
+        bbox_to_anchor=(1.02, 1.02),
+        bbox_transform=beside.transAxes,
         frameon=False,
         fontsize=7.5,
-        title="x",
-        alignment="left",
         handletextpad=0.3,
         labelspacing=0.35,
-        title_fontsize=7.5,
+        borderaxespad=0.3,
     )
+    legend.set_in_layout(False)
     for text, entry in zip(legend.get_texts(), entries, strict=True):
-        text.set_text(_plain_name(entry[0], 44))
-    legend.set_title(title)
+        text.set_text(_plain_name(entry[0], _LONGEST_KEY))
 
 
 def _fill(colour: str, filled: bool) -> dict[str, Any]:
@@ -321,7 +345,9 @@ def _dots(scene: _Scene, name: str, title: str, note: str, measure: _Measure, *,
     shape = _grid_shape(len(scene.batches))
     longest = max(len(_plain_name(model)) for model in models)
     panel = (max(2.7, 4.6 / shape[1] + 0.9) + (0.055 * longest / shape[1]), max(1.05, row_height * len(models) + 0.55))
-    figure, axes = _panels(scene, title, note, shape, panel, len(scene.batches), sharey=True, sharex=ratio)
+    keys = scene.configurations if several > 1 else []
+    figure, axes = _panels(scene, title, note, shape, panel, len(scene.batches), keys, sharey=True, sharex=ratio)
+    spans: list[list[float]] = []
     for axis, batch in zip(axes, scene.batches, strict=True):
         axis.set_title(f"batch {batch}", loc="left")
         ends: list[float] = []
@@ -358,9 +384,14 @@ def _dots(scene: _Scene, name: str, title: str, note: str, measure: _Measure, *,
         axis.grid(axis="x", color=_FAINT, linewidth=0.5)
         axis.set_axisbelow(True)
         axis.set_xlabel(measure.words)
-        _value_axis(axis, ends, ratio=ratio)
+        spans.append(ends)
+    for axis, ends in zip(axes, spans, strict=True):
+        # Ratios share one axis over the panels, as they are to be compared across.
+        _value_axis(axis, [end for each in spans for end in each] if ratio else ends, ratio=ratio)
     if several > 1:
-        _legend(figure, [(each, scene.markers[each], "#333333", True) for each in scene.configurations])
+        _legend(
+            figure, axes[shape[1] - 1], [(each, scene.markers[each], "#333333", True) for each in scene.configurations]
+        )
     return Drawn(name, title, figure)
 
 
@@ -382,7 +413,7 @@ def _value_axis(axis: Axes, ends: Sequence[float], *, ratio: bool) -> None:
         return
     if ratio:
         axis.axvline(1, color="#444444", linewidth=0.9, linestyle=(0, (4, 2)), zorder=1)
-        ends = [*ends, 1.0, *axis.dataLim.intervalx[axis.dataLim.intervalx > 0]]
+        ends = [*ends, 1.0]
     logarithmic = ratio or max(ends) / min(ends) > _WIDE_RANGE
     if logarithmic:
         axis.set_xscale("log")
@@ -403,7 +434,15 @@ def _against_batch(scene: _Scene, name: str, title: str, note: str, measure: _Me
     looks = _looks(models, scene)
     shape = _grid_shape(len(configurations))
     figure, axes = _panels(
-        scene, title, note, shape, (2.9 if shape[1] > 1 else 3.8, 2.7), len(configurations), sharex=True, sharey=True
+        scene,
+        title,
+        note,
+        shape,
+        (2.9 if shape[1] > 1 else 3.8, 2.7),
+        len(configurations),
+        models,
+        sharex=True,
+        sharey=True,
     )
     ends = [end for row in present if (seen := measure.of(row)) for end in _ends(seen)]
     for place, (axis, configuration) in enumerate(zip(axes, configurations, strict=True)):
@@ -450,7 +489,7 @@ def _against_batch(scene: _Scene, name: str, title: str, note: str, measure: _Me
             # The last panel of its column, if nothing was drawn below it.
             axis.tick_params(labelbottom=True)
             axis.set_xlabel("batch size (images)")
-    _legend(figure, [(model, *looks[model]) for model in models])
+    _legend(figure, axes[shape[1] - 1], [(model, *looks[model]) for model in models])
     return Drawn(name, title, figure)
 
 
@@ -479,7 +518,8 @@ def _against_accuracy(scene: _Scene) -> Drawn:
     )
     if len(scene.configurations) > 1:
         note += " Faint: slower configurations."
-    figure, axes = _panels(scene, title, note, shape, (3.5, 3.2), len(batches), sharey=True)
+    keys = scene.configurations if len(scene.configurations) > 1 else []
+    figure, axes = _panels(scene, title, note, shape, (3.9, 3.7), len(batches), keys, sharey=True)
     used: dict[str, None] = {}
     for axis, batch in zip(axes, batches, strict=True):
         axis.set_title(f"batch {batch}", loc="left")
@@ -520,8 +560,12 @@ def _against_accuracy(scene: _Scene) -> Drawn:
         axis.set_axisbelow(True)
         axis.margins(y=0.12)
         axis.set_xlabel("images/s")
-    if len(scene.configurations) > 1:
-        _legend(figure, [(each, scene.markers[each], "#333333", True) for each in scene.configurations if each in used])
+    if keys:
+        _legend(
+            figure,
+            axes[shape[1] - 1],
+            [(each, scene.markers[each], "#333333", True) for each in scene.configurations if each in used],
+        )
     for axis in axes[:: shape[1]]:
         axis.set_ylabel("published top-1 (%)")
     _spread_names(figure, axes)
@@ -546,7 +590,9 @@ def _spread_names(figure: Figure, axes: Sequence[Axes]) -> None:
         names: list[Bbox] = []
         for line in axis.get_lines():
             points += [Bbox.from_bounds(x - 3.5, y - 3.5, 7, 7) for x, y in axis.transData.transform(line.get_xydata())]
-        for text in [child for child in axis.get_children() if isinstance(child, Annotation)]:
+        texts = [child for child in axis.get_children() if isinstance(child, Annotation)]
+        # From the slow side, where there is least room, to the fast one, where names may leave to the right.
+        for text in sorted(texts, key=lambda text: text.xy):
             crowds = [_crowding(_put(text, place, renderer), inside, points, names) for place in places]
             place = places[crowds.index(min(crowds))]
             names.append(_put(text, place, renderer))
@@ -555,10 +601,10 @@ def _spread_names(figure: Figure, axes: Sequence[Axes]) -> None:
 
 
 def _crowding(box: Bbox, inside: Bbox, points: Sequence[Bbox], names: Sequence[Bbox]) -> int:
-    """How many points a name's box covers; another name, or leaving the panel, counts as three."""
+    """How many points a name's box covers; another name counts as three, leaving the panel as ten."""
     # A name may run a little beyond the right edge, where nothing stands.
     outside = not (inside.x0 <= box.x0 and box.x1 <= inside.x1 + 20 and inside.y0 <= box.y0 and box.y1 <= inside.y1)
-    return int(box.count_overlaps(points)) + 3 * int(box.count_overlaps(names)) + 3 * outside
+    return int(box.count_overlaps(points)) + 3 * int(box.count_overlaps(names)) + 10 * outside
 
 
 def _put(text: Any, place: tuple[int, int, str], renderer: Any) -> Any:
@@ -650,7 +696,11 @@ def save_all(rows: Sequence[Row], folder: Path) -> tuple[list[Path], list[Drawn]
     Files of figures that can no longer be made are removed, so that no old figure stands beside new numbers.
     Raises StorageError or UserError if a file cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        kind = StorageError if error.errno == errno.ENOSPC else UserError
+        raise kind(f"cannot make {folder}: {error.strerror}") from None
     paths, figures = [], []
     for drawn, files in draw(rows):
         figures.append(drawn._replace(figure=None) if drawn.figure is None else drawn)

@@ -1,0 +1,27 @@
+"""Shared fixtures: the fake worker's command, and whether the kernel lets a test cause a real disaster."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+FAKE_WORKER = (sys.executable, str(Path(__file__).parent / "fake_worker.py"))
+
+
+@pytest.fixture
+def fake_worker() -> tuple[str, ...]:
+    """The command of a worker without torch, scripted by model names."""
+    return FAKE_WORKER
+
+
+@pytest.fixture
+def in_tmp(tmp_path: Path) -> Iterator[Path]:
+    """The test runs in its own folder."""
+    before = os.getcwd()
+    os.chdir(tmp_path)
+    yield tmp_path
+    os.chdir(before)
