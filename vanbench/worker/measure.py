@@ -144,8 +144,13 @@ def _serve(task: Measure, channel: Channel) -> None:
 
 
 def _plain(cell: Cell) -> Cell:
-    """The same precision and layout, executed by native eager in the reference form."""
-    return msgspec.structs.replace(cell, compile="off", form="reference", depthwise="native")
+    """The same precision and nothing else of the cell: native eager, reference form, contiguous.
+
+    What a layout or a kernel gets wrong must not widen its own tolerance.
+    """
+    return msgspec.structs.replace(
+        cell, compile="off", form="reference", depthwise="native", memory_format="contiguous"
+    )
 
 
 def _check(task: Measure, built: Built, reference: nn.Module, device: torch.device) -> Check:
@@ -158,7 +163,7 @@ def _check(task: Measure, built: Built, reference: nn.Module, device: torch.devi
         def native(x: Tensor) -> Tensor:
             plain = subject_model(_plain(cell), reference)
             with torch.no_grad(), precision.autocast(word, device.type):
-                return plain(built.as_input(x))  # type: ignore[no-any-return]
+                return plain(x.to(precision.input_dtype(word)))  # type: ignore[no-any-return]
 
         tolerance = _tolerances(cell, lambda: {"logits": inference_tolerance(reference, images, native, precision=word)})
         result = check_inference(
