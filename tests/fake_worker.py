@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import random
 import signal
-import socket
 import sys
 import time
 
@@ -17,7 +16,7 @@ import msgspec
 
 from vanbench.record.environment import Environment, Hardware, Rest, Software
 from vanbench.record.measurement import Disturbance, Facts, Sample
-from vanbench.record.task import Ask, Closed, Declined, Measure, Named, Names, Probe, Probed, Ready, Said, Taken
+from vanbench.record.task import Ask, Closed, Declined, Measure, Named, Names, Probe, Probed, Ready, Said, Taken, Vet, Vetted
 from vanbench.worker import nursery
 from vanbench.worker.channel import Channel
 
@@ -102,7 +101,7 @@ def act(word: str, channel: Channel) -> None:
 
 
 def serve(message: bytes, channel: Channel) -> None:
-    task = msgspec.json.decode(message, type=Names | Probe | Measure)
+    task = msgspec.json.decode(message, type=Names | Probe | Vet | Measure)
     if isinstance(task, Probe):
         if task.device == "cuda":
             channel.send(Declined(kind="user", message="device 'cuda' is not here (allowed: auto, cpu)"))
@@ -112,6 +111,10 @@ def serve(message: bytes, channel: Channel) -> None:
     if isinstance(task, Names):
         problems = {m: f"unknown model {m!r}" for m in task.models if not m.startswith("fake:")}
         channel.send(Named(problems=problems, rows=[(m, 1, 1) for m in task.models]))
+        return
+    if isinstance(task, Vet):
+        act(task.cell.model.removeprefix("fake:vet_"), channel)
+        channel.send(Vetted())
         return
     word, _, when = task.cell.model.removeprefix("fake:").partition("-")
     channel.send(Said(phase="building"))
@@ -162,4 +165,4 @@ def warm() -> None:
 
 
 if __name__ == "__main__":
-    nursery.run(socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2]), warm, serve)
+    nursery.main(sys.argv[1:], warm, serve)

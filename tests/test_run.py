@@ -410,3 +410,43 @@ def test_the_parent_sleeps_while_a_worker_hangs(fake_worker: tuple[str, ...], tm
     list(measure(sweep, out=tmp_path / "run", worker=fake_worker))
     # Two seconds of silence: what the parent uses is its start, its table and its plots' absence.
     assert time.process_time() - before < 0.8
+
+
+def test_where_nothing_can_be_forked_each_child_is_a_process_that_connects_back(
+    fake_worker: tuple[str, ...], tmp_path: Path
+) -> None:
+    from vanbench.execute.child import ChildFailure, Spawner
+    from vanbench.execute.round import Done, Lost, play
+    from vanbench.record.task import Measure
+    from vanbench.spec.cell import Cell
+    from vanbench.spec.sampling import Sampling
+
+    names = ("100", "exit", "segv-later", "hang", "250")
+    sampling = Sampling(timeout_s=1.0)
+    tasks = [Measure(cell=Cell(model=f"fake:{n}"), device="cpu", sampling=sampling, seed=0) for n in names]
+    with Spawner(tmp_path, fake_worker) as spawner:
+        events = list(play(spawner, tasks, name="r1.0", turns_s=0.3, seed=0))
+        done = [event.cell.model for event in events if isinstance(event, Done)]
+        lost = {event.cell.model: event.kind for event in events if isinstance(event, Lost)}
+        assert done == ["fake:100", "fake:250"]
+        assert lost == {"fake:exit": "exit", "fake:segv-later": "signal", "fake:hang": "timeout"}
+        child = spawner.fork(tasks[0], "left alive")
+        with pytest.raises(ChildFailure, match="no answer"):
+            for _ in range(5):
+                child.receive(0.5)
+    assert not psutil.Process().children(recursive=True)
+
+
+def test_a_stranger_on_the_port_is_not_taken_for_a_worker(fake_worker: tuple[str, ...], tmp_path: Path) -> None:
+    from vanbench.execute.child import Spawner
+    from vanbench.record.task import Names
+
+    stranger = tmp_path / "stranger.py"
+    stranger.write_text(
+        "import socket, sys\ns = socket.create_connection(('127.0.0.1', int(sys.argv[2])))\ns.sendall(b'x' * 32)\n"
+    )
+    with (
+        Spawner(tmp_path, (sys.executable, str(stranger))) as spawner,
+        pytest.raises(WorkerError, match="the worker process ended"),
+    ):
+        spawner.fork(Names(), "names")

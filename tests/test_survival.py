@@ -193,3 +193,22 @@ def test_the_main_job_on_real_models_gives_every_file(tmp_path: Path) -> None:
         [sys.executable, "-m", "vanbench", "report", str(out)], capture_output=True, text=True, check=False, timeout=100
     )
     assert again.returncode == 0, again.stderr
+
+
+def test_a_real_worker_serves_a_cell_where_nothing_can_be_forked(tmp_path: Path) -> None:
+    from vanbench.execute.child import Spawner
+    from vanbench.execute.round import Done, play
+    from vanbench.record.task import Measure, Said, Vet
+    from vanbench.spec.cell import Cell
+    from vanbench.spec.sampling import Sampling
+
+    cell = Cell(model="tests.own_models:Tiny", batch_size=2, image_size=64)
+    task = Measure(cell=cell, device="cpu", sampling=Sampling(warmup_s=0.05), seed=0)
+    with Spawner(tmp_path) as spawner:
+        vetting = spawner.fork(Vet(cell=cell, device="cpu", seed=0), "vetting")
+        while isinstance(vetting.receive(120), Said):
+            pass
+        vetting.leave()
+        done = [e for e in play(spawner, [task], name="r1.0", turns_s=0.1, seed=0) if isinstance(e, Done)]
+    assert [one.cell for one in done] == [cell]
+    assert len(done[0].round.sample_s) >= 2

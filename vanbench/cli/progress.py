@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from vanbench.execute.run import Event, Finished
 
-__all__ = ["follow"]
+__all__ = ["follow", "shown"]
 
 _REDRAW_S = 1.0
 
@@ -28,7 +28,7 @@ def follow(events: Iterator[Event], *, quiet: bool, as_json: bool) -> int:
 
     console = Console(stderr=True, quiet=quiet)
     finished: Finished | None = None
-    for event in _shown(events, console):
+    for event in shown(events, console):
         if isinstance(event, Finished):
             finished = event
     if finished is None:
@@ -36,9 +36,9 @@ def follow(events: Iterator[Event], *, quiet: bool, as_json: bool) -> int:
     return _conclude(finished, quiet=quiet, as_json=as_json)
 
 
-def _shown(events: Iterator[Event], console: Console) -> Iterator[Event]:
+def shown(events: Iterator[Event], console: Console) -> Iterator[Event]:
     """Pass the events on, with a progress bar on a terminal and a line a round elsewhere."""
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, Progress, TextColumn
 
     from vanbench import units
     from vanbench.execute.round import Phase, Turn
@@ -56,14 +56,13 @@ def _shown(events: Iterator[Event], console: Console) -> Iterator[Event]:
         return
     # auto_refresh would be a thread that wakes ten times a second beside the measurement.
     bar = Progress(
-        TextColumn("{task.fields[what]}", table_column=None),
+        TextColumn("{task.fields[what]}", markup=False),
         BarColumn(bar_width=24),
         TextColumn("{task.fields[left]}"),
         console=console,
         auto_refresh=False,
         transient=True,
     )
-    del TimeRemainingColumn
     drawn, started, budget, last = 0.0, time.monotonic(), 1.0, ""
     with bar:
         task = bar.add_task("run", total=1.0, what="starting", left="")

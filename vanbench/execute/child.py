@@ -1,24 +1,29 @@
-"""One live child and the nursery that forks it: start, ask, close, and how it died."""
+"""One live child and what starts it: start, ask, close, and how it died.
+
+On Linux a nursery forks children; elsewhere each child is a new interpreter that connects back over the loopback.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import select
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol
 
 import msgspec
 
 from vanbench.errors import VanbenchError, WorkerError
 from vanbench.record.task import Answer, Ask, Dead, Forked, Task, decode_answer, encode
 
-__all__ = ["WORKER", "Child", "ChildFailure", "Nursery"]
+__all__ = ["WORKER", "Child", "ChildFailure", "Nursery", "Spawner", "Starter", "starter"]
 
 # The command of the real workers; the descriptor of the control socket and our process id are appended.
 WORKER: tuple[str, ...] = (sys.executable, "-m", "vanbench.worker")
@@ -46,13 +51,34 @@ class ChildFailure(VanbenchError):
         self.kind = kind
 
 
+class Starter(Protocol):
+    """What starts children and knows how they ended. A context manager: leaving it ends every child."""
+
+    def __enter__(self) -> Starter: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def close(self) -> None:
+        """End everything that was started."""
+
+    def fork(self, task: Task, name: str) -> Child:
+        """A new child that carries out `task`. name: for messages."""
+
+    def how_it_ended(self, pid: int) -> int | None:
+        """A child's exit status, or minus the signal that killed it; None if nobody can tell."""
+
+
+def starter(scratch: Path, command: Sequence[str] = WORKER) -> Starter:
+    """The way of this system: a nursery on Linux, an interpreter a child elsewhere."""
+    return Nursery(scratch, command) if sys.platform == "linux" else Spawner(scratch, command)
+
+
 class Nursery:
     """A fresh process that has imported everything and forks children. Use it as a context manager."""
 
-    def __init__(self, scratch: Path, command: Sequence[str] = WORKER, extra: Mapping[str, str] | None = None) -> None:
+    def __init__(self, scratch: Path, command: Sequence[str] = WORKER) -> None:
         self._scratch = scratch
         self._command = command
-        self._extra = dict(extra or {})
         self._ended: dict[int, int] = {}
         self._started = 0
         self._children: list[Child] = []
@@ -60,7 +86,6 @@ class Nursery:
     def __enter__(self) -> Nursery:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._log = self._scratch / f"nursery-{time.monotonic_ns()}.log"
-        environment = {**os.environ, **_ENVIRONMENT, "VANBENCH_CACHE": str(self._scratch), **self._extra}
         with theirs, open(self._log, "wb") as log:
             try:
                 self._process = subprocess.Popen(
@@ -70,7 +95,7 @@ class Nursery:
                     stdout=log,
                     stderr=log,
                     start_new_session=True,
-                    env=environment,
+                    env=_environment(self._scratch),
                 )
             except OSError as error:
                 ours.close()
@@ -140,17 +165,97 @@ class Nursery:
         return last_lines(self._log) or f"it printed nothing (command: {' '.join(self._command)})"
 
 
+class Spawner:
+    """Starts a new interpreter for each child: slower by its imports, but it works where nothing can be forked.
+
+    Without Linux's parent-death signal a child that is busy when the parent is killed ends only at its next message.
+    """
+
+    def __init__(self, scratch: Path, command: Sequence[str] = WORKER) -> None:
+        self._scratch = scratch
+        self._command = command
+        self._processes: dict[int, subprocess.Popen[bytes]] = {}
+        self._children: list[Child] = []
+
+    def __enter__(self) -> Spawner:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End every child."""
+        for child in self._children:
+            child.kill()
+        for process in self._processes.values():
+            process.kill()
+            process.wait()
+
+    def fork(self, task: Task, name: str) -> Child:
+        """A new child that carries out `task`."""
+        log = self._scratch / f"child-{len(self._children)}-{time.monotonic_ns()}.log"
+        kills = _oom_kills()
+        token = secrets.token_hex(16)
+        with socket.create_server(("127.0.0.1", 0)) as listener, open(log, "wb") as printed:
+            environment = {**_environment(self._scratch), "VANBENCH_TOKEN": token}
+            try:
+                process = subprocess.Popen(
+                    [*self._command, "--connect", str(listener.getsockname()[1])],
+                    stdin=subprocess.DEVNULL,
+                    stdout=printed,
+                    stderr=printed,
+                    start_new_session=True,
+                    env=environment,
+                )
+            except OSError as error:
+                raise WorkerError(f"cannot start the worker {self._command[0]}: {error}") from None
+            self._processes[process.pid] = process
+            connection = self._accept(listener, process, token, log)
+        child = Child(name, process.pid, connection, log, self, kills)
+        self._children.append(child)
+        connection.sendall(encode(task))
+        return child
+
+    def _accept(
+        self, listener: socket.socket, process: subprocess.Popen[bytes], token: str, log: Path
+    ) -> socket.socket:
+        """The connection of the process just started, known by its token."""
+        listener.settimeout(0.5)
+        deadline = time.monotonic() + _START_TIMEOUT_S
+        while time.monotonic() < deadline and process.poll() is None:
+            with contextlib.suppress(TimeoutError):
+                connection, _ = listener.accept()
+                connection.settimeout(5.0)
+                with contextlib.suppress(OSError):
+                    if connection.recv(len(token), socket.MSG_WAITALL) == token.encode():
+                        connection.settimeout(None)
+                        return connection
+                connection.close()
+        process.kill()
+        raise WorkerError(f"the worker process ended: {last_lines(log) or 'it printed nothing'}")
+
+    def how_it_ended(self, pid: int) -> int | None:
+        """A child's exit status, or minus the signal that killed it."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return self._processes[pid].wait(_REPORT_TIMEOUT_S)
+        return None
+
+
+def _environment(scratch: Path) -> dict[str, str]:
+    return {**os.environ, **_ENVIRONMENT, "VANBENCH_CACHE": str(scratch)}
+
+
 class Child:
     """One task's process. Every way it can go wrong is a `ChildFailure`; the parent sleeps while it works."""
 
     def __init__(
-        self, name: str, pid: int, connection: socket.socket, log: Path, nursery: Nursery, oom_kills: int | None
+        self, name: str, pid: int, connection: socket.socket, log: Path, starter: Starter, oom_kills: int | None
     ) -> None:
         self.name = name
         self.pid = pid
         self._socket = connection
         self._log = log
-        self._nursery = nursery
+        self._starter = starter
         self._oom_kills = oom_kills
         self._poll = select.poll() if hasattr(select, "poll") else None
         if self._poll is not None:
@@ -204,12 +309,12 @@ class Child:
 
     def _mourn(self) -> None:
         """Say how it died."""
-        code = self._nursery.how_it_ended(self.pid)
+        code = self._starter.how_it_ended(self.pid)
         words = last_lines(self._log)
         tail = f": {words}" if words else ""
         if code is None:
             raise ChildFailure("exit", f"its process ended, nobody knows how{tail}")
-        if code == -signal.SIGKILL and (_oom_kills() or 0) > (self._oom_kills or 0):
+        if code == -9 and (_oom_kills() or 0) > (self._oom_kills or 0):
             raise ChildFailure("out_of_memory", "the kernel's out-of-memory killer ended it")
         if code < 0:
             raise ChildFailure("signal", f"killed by {_signal_name(-code)}{tail}")
@@ -221,15 +326,15 @@ class Child:
         if self._killed:
             return
         self._killed = True
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.pid, signal.SIGKILL)
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.kill(self.pid, signal.SIGKILL)
+        if sys.platform != "win32":  # there the starter kills it
+            for kill in (os.killpg, os.kill):
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    kill(self.pid, signal.SIGKILL)
         self._socket.close()
 
     def leave(self) -> None:
         """Let go of a child that has said its last word: wait until its memory is free again."""
-        self._nursery.how_it_ended(self.pid)
+        self._starter.how_it_ended(self.pid)
         self.kill()
 
 

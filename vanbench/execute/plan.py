@@ -36,6 +36,8 @@ class Contest:
     lap_s: float | None = None
     stopped: str | None = None
     alone: set[Cell] = field(default_factory=set)
+    vetted: bool = False
+    vetting_s: float = 0.0
 
     @property
     def expected_start_s(self) -> float:

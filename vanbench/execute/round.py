@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from vanbench.execute.child import Child, ChildFailure, Nursery
+from vanbench.execute.child import Child, ChildFailure, Starter
 from vanbench.record.measurement import Facts, Round, Sample
 from vanbench.record.task import Closed, Measure, Ready, Said, Taken
 from vanbench.spec.cell import Cell
@@ -77,7 +77,7 @@ def lap_order(count: int, generator: random.Random) -> Iterator[tuple[int, ...]]
 
 
 def play(
-    nursery: Nursery,
+    nursery: Starter,
     tasks: Sequence[Measure],
     *,
     name: str,

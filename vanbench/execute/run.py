@@ -14,13 +14,13 @@ import msgspec
 
 from vanbench.analysis.ratio import Estimate, rate, ratio, relative_half_width
 from vanbench.errors import UserError, WorkerError
-from vanbench.execute.child import WORKER, ChildFailure, Nursery
+from vanbench.execute.child import WORKER, ChildFailure, Starter, starter
 from vanbench.execute.plan import Contest, expected_seconds, share_turns, usable_s
 from vanbench.execute.round import GROUP_SIZE, Done, Lost, Phase, Turn, play
 from vanbench.record.environment import Environment
 from vanbench.record.record import Failed, Measured, Record, Skipped
 from vanbench.record.store import Store, read_run
-from vanbench.record.task import Measure, Named, Names, Probe, Probed
+from vanbench.record.task import Measure, Named, Names, Probe, Probed, Said, Vet, Vetted
 from vanbench.report.write import write_report, write_table
 from vanbench.spec.cell import Cell
 from vanbench.spec.sampling import Sampling, stop_reason
@@ -72,7 +72,7 @@ def _scratch() -> Iterator[Path]:
         yield Path(folder)
 
 
-def _ask_once(nursery: Nursery, task: Probe | Names) -> Probed | Named:
+def _ask_once(nursery: Starter, task: Probe | Names) -> Probed | Named:
     child = nursery.fork(task, type(task).__name__.lower())
     try:
         answer = child.receive(120.0)
@@ -87,25 +87,25 @@ def _ask_once(nursery: Nursery, task: Probe | Names) -> Probed | Named:
 
 def probe(device: str = "auto", worker: Sequence[str] = WORKER) -> Environment:
     """What this machine is, asked of a fresh worker. Raises UserError for a device that is not here."""
-    with _scratch() as scratch, Nursery(scratch, worker) as nursery:
+    with _scratch() as scratch, starter(scratch, worker) as nursery:
         return _environment(nursery, device)
 
 
 def ask_names(task: Names, worker: Sequence[str] = WORKER) -> Named:
     """Which models can be built, asked of a fresh worker."""
-    with _scratch() as scratch, Nursery(scratch, worker) as nursery:
+    with _scratch() as scratch, starter(scratch, worker) as nursery:
         answer = _ask_once(nursery, task)
         assert isinstance(answer, Named)
         return answer
 
 
-def _environment(nursery: Nursery, device: str) -> Environment:
+def _environment(nursery: Starter, device: str) -> Environment:
     answer = _ask_once(nursery, Probe(device=device))
     assert isinstance(answer, Probed)
     return answer.environment
 
 
-def _check_names(nursery: Nursery, sweep: Sweep) -> None:
+def _check_names(nursery: Starter, sweep: Sweep) -> None:
     answer = _ask_once(nursery, Names(models=tuple(str(model) for model in sweep.axes["models"])))
     assert isinstance(answer, Named)
     for problem in answer.problems.values():
@@ -137,7 +137,7 @@ def _contests(sweep: Sweep, cells: Iterable[Cell]) -> list[Contest]:
 
 def preview(sweep: Sweep, worker: Sequence[str] = WORKER) -> Preview:
     """What `--list` shows: nothing is measured."""
-    with _scratch() as scratch, Nursery(scratch, worker) as nursery:
+    with _scratch() as scratch, starter(scratch, worker) as nursery:
         environment = _environment(nursery, sweep.device)
         resolved = sweep.resolved(_kind(environment.device))
         _check_names(nursery, resolved)
@@ -173,7 +173,7 @@ def measure(
         read_run(resume)  # a wrong directory is said at once, not after a worker's start
     with contextlib.ExitStack() as stack:
         scratch = stack.enter_context(_scratch())
-        nursery: Nursery | None = stack.enter_context(Nursery(scratch, worker))
+        nursery: Starter | None = stack.enter_context(starter(scratch, worker))
         assert nursery is not None
         nursery_s = time.monotonic() - started
         if resume is not None:
@@ -204,7 +204,7 @@ def measure(
             if nursery is None:
                 # Fresh each round: the children of one nursery share an address layout.
                 start = time.monotonic()
-                nursery = stack.enter_context(Nursery(scratch, worker))
+                nursery = stack.enter_context(starter(scratch, worker))
                 nursery_s = time.monotonic() - start
             for contest in active:
                 left = deadline - time.monotonic()
@@ -228,7 +228,7 @@ def measure(
 
 
 @contextlib.contextmanager
-def _reopened(path: Path, nursery: Nursery, overrides: Mapping[str, float | int]) -> Iterator[Store]:
+def _reopened(path: Path, nursery: Starter, overrides: Mapping[str, float | int]) -> Iterator[Store]:
     for field in overrides:
         if field not in Sampling.FREE:
             raise UserError(f"--resume cannot change {field}: a sample would mean something else; start a new run")
@@ -291,11 +291,16 @@ def _number(name: str) -> int:
 
 
 def _play_contest(
-    store: Store, nursery: Nursery, contest: Contest, sampling: Sampling, turns_s: float
+    store: Store, nursery: Starter, contest: Contest, sampling: Sampling, turns_s: float
 ) -> Iterator[Phase | Turn]:
     """One round of a contest: its groups one after the other, the reference in each, then the cells that go alone."""
-    contest.number += 1
     start = time.monotonic()
+    yield from _vet(store, nursery, contest, sampling)
+    contest.vetting_s, start = time.monotonic() - start, time.monotonic()
+    if not contest.cells:
+        contest.stopped = "failed"
+        return
+    contest.number += 1
     in_turns = 0.0
     together = [cell for cell in contest.cells if cell not in contest.alone]
     others = [cell for cell in together if cell != contest.reference]
@@ -356,6 +361,26 @@ def _play_contest(
         contest.stopped = "failed"
 
 
+def _vet(store: Store, nursery: Starter, contest: Contest, sampling: Sampling) -> Iterator[Phase]:
+    """Vet the contest's cells once a run, one after the other; what fails here is failed and plays no round."""
+    if contest.vetted:
+        return
+    contest.vetted = True
+    for cell in list(contest.cells):
+        child = nursery.fork(Vet(cell=cell, device=store.environment.device, seed=sampling.seed), cell.slug)
+        try:
+            while isinstance(answer := child.receive(sampling.timeout_s), Said):
+                yield Phase(cell, answer.phase)
+            if not isinstance(answer, Vetted):
+                raise ChildFailure("protocol", f"expected vetted, got {type(answer).__name__}")
+        except ChildFailure as failure:
+            child.kill()
+            _lose(store, Lost(cell, failure.kind, str(failure), 0), sampling)
+            contest.cells.remove(cell)
+            continue
+        child.leave()
+
+
 def hash_seed(seed: int, name: str) -> int:
     """A seed for one round, the same on every machine."""
     import zlib
@@ -370,7 +395,7 @@ def _task(store: Store, sampling: Sampling, cell: Cell) -> Measure:
         device=store.environment.device,
         sampling=sampling,
         seed=sampling.seed,
-        first=record.facts is None,
+        first=not record.rounds,
         energy=not record.rounds,
     )
 

@@ -20,14 +20,16 @@ __all__ = [
     "Declined",
     "Forked",
     "Measure",
-    "Names",
     "Named",
+    "Names",
     "Probe",
     "Probed",
     "Ready",
     "Said",
-    "Task",
     "Taken",
+    "Task",
+    "Vet",
+    "Vetted",
     "decode_answer",
     "encode",
 ]
@@ -51,10 +53,18 @@ class Probe(msgspec.Struct, frozen=True, kw_only=True, tag="probe"):
     device: str = "auto"
 
 
+class Vet(msgspec.Struct, frozen=True, kw_only=True, tag="vet"):
+    """Find what must be known of a cell before it is timed, and leave it where the run's other workers find it."""
+
+    cell: Cell
+    device: str
+    seed: int
+
+
 class Measure(msgspec.Struct, frozen=True, kw_only=True, tag="measure"):
     """Build the cell, check its answer, warm up, then take samples when asked.
 
-    first: no facts are known yet (and the compile cache is cold). energy: also measure it. seed: of weights and
+    The cell has been vetted in this run. first: the compile cache is cold. energy: also measure it. seed: of weights and
     inputs, the same for all cells of a run.
     """
 
@@ -66,7 +76,7 @@ class Measure(msgspec.Struct, frozen=True, kw_only=True, tag="measure"):
     energy: bool = False
 
 
-Task = Names | Probe | Measure
+Task = Names | Probe | Vet | Measure
 
 
 class Ask(msgspec.Struct, frozen=True, kw_only=True):
@@ -92,6 +102,10 @@ class Ready(msgspec.Struct, frozen=True, kw_only=True, tag="ready"):
     compile_s: float | None = None
     compile_cold: bool = False
     graph_breaks: int = 0
+
+
+class Vetted(msgspec.Struct, frozen=True, kw_only=True, tag="vetted"):
+    """Answer to `Vet`: what was found lies in the scratch folder."""
 
 
 class Taken(msgspec.Struct, frozen=True, kw_only=True, tag="sample"):
@@ -132,7 +146,7 @@ class Named(msgspec.Struct, frozen=True, kw_only=True, tag="named"):
     rows: list[tuple[str, int | None, int | None]] = []
 
 
-Answer = Said | Ready | Taken | Closed | Declined | Probed | Named
+Answer = Said | Ready | Vetted | Taken | Closed | Declined | Probed | Named
 
 
 class Forked(msgspec.Struct, frozen=True, kw_only=True, tag="forked"):
@@ -148,7 +162,7 @@ class Dead(msgspec.Struct, frozen=True, kw_only=True, tag="dead"):
     code: int
 
 
-_ANSWER = msgspec.json.Decoder(Said | Ready | Taken | Closed | Declined | Probed | Named)
+_ANSWER = msgspec.json.Decoder(Said | Ready | Vetted | Taken | Closed | Declined | Probed | Named)
 
 
 def encode(message: Any) -> bytes:

@@ -20,8 +20,8 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     warmup_steps: int = 3
     warmup_s: float = 0.5
     settle_s: float = 0.015
-    sample_s: float = 0.03
-    round_s: float = 12.0
+    sample_s: float = 0.05
+    round_s: float = 15.0
     target: float = 0.02
     min_rounds: int = 5
     max_rounds: int = 15

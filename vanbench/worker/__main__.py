@@ -1,17 +1,16 @@
-"""`python -m vanbench.worker FD PARENT`: the nursery of the real workers."""
+"""`python -m vanbench.worker FD PARENT`: the nursery of the real workers; `--connect PORT`: one of them alone."""
 
 from __future__ import annotations
 
-import socket
 import sys
 
 import msgspec
 
-from vanbench.record.task import Measure, Names, Probe
+from vanbench.record.task import Measure, Names, Probe, Vet
 from vanbench.worker import nursery
 from vanbench.worker.channel import Channel
 
-_TASK = msgspec.json.Decoder(Names | Probe | Measure)
+_TASK = msgspec.json.Decoder(Names | Probe | Vet | Measure)
 
 
 def warm() -> None:
@@ -22,16 +21,19 @@ def warm() -> None:
     import vanbench.models  # noqa: F401
     import vanbench.worker.measure
     import vanbench.worker.names
-    import vanbench.worker.probe  # noqa: F401
+    import vanbench.worker.probe
+    import vanbench.worker.vet  # noqa: F401
 
 
 def serve(message: bytes, channel: Channel) -> None:
     """Carry out one task."""
-    from vanbench.worker import measure, names, probe
+    from vanbench.worker import measure, names, probe, vet
 
     task = _TASK.decode(message)
     if isinstance(task, Measure):
         measure.serve(task, channel)
+    elif isinstance(task, Vet):
+        vet.serve(task, channel)
     elif isinstance(task, Probe):
         channel.send(probe.answer(task))
     else:
@@ -39,4 +41,4 @@ def serve(message: bytes, channel: Channel) -> None:
 
 
 if __name__ == "__main__":
-    nursery.run(socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2]), warm, serve)
+    nursery.main(sys.argv[1:], warm, serve)

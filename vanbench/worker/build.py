@@ -15,12 +15,14 @@ from vanbench.models.weights import draw_weights
 from vanbench.spec.cell import Cell
 from vanbench.worker import precision
 
-__all__ = ["Built", "Step", "build", "check_images", "impossible", "reference_model", "subject_model"]
+__all__ = ["Built", "Step", "build", "check_images", "check_labels", "impossible", "reference_model", "subject_model"]
 
 # Inputs take turns, so that no step finds its images in a cache because the last step left them there.
 BUFFERS = 4
 # Small, so that random labels cannot drive the weights anywhere in a few thousand steps; the arithmetic is the same.
 LEARNING_RATE = 1e-6
+# fp16 gradients of two images underflow without a scale; a GradScaler starts far higher and would overflow here.
+_CHECK_LOSS_SCALE = 1024.0
 # Enough for batch statistics at the last stage's 7 x 7 maps.
 _CALIBRATION_IMAGES = 2
 _FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
@@ -47,6 +49,11 @@ def _images(count: int, size: int, device: torch.device, seed: int) -> Tensor:
 def check_images(cell: Cell, device: torch.device, seed: int) -> Tensor:
     """The two images the answer is checked on, (2, 3, H, W) fp32."""
     return _images(2, cell.image_size, device, seed + 1)
+
+
+def check_labels(images: Tensor) -> Tensor:
+    """Labels for `check_images`, (2,): the first classes, which every classifier has."""
+    return torch.arange(len(images), device=images.device)
 
 
 def reference_model(cell: Cell, device: torch.device, seed: int) -> nn.Module:
@@ -101,6 +108,16 @@ class Built:
         """Cross-entropy of a batch, the logits and the loss under the cell's autocast."""
         with precision.autocast(self.cell.precision, self.device.type):
             return F.cross_entropy(self.model(images), labels)
+
+    def gradients(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """(loss, gradient by parameter name, unscaled) of fp32 images in training mode; leaves none behind."""
+        self.eager.zero_grad(set_to_none=True)
+        loss = self.loss(self.as_input(images), labels)
+        scale = _CHECK_LOSS_SCALE if self._scaler is not None else 1.0
+        (loss * scale).backward()  # type: ignore[no-untyped-call]
+        found = {n: p.grad.float() / scale for n, p in self.eager.named_parameters() if p.grad is not None}
+        self.eager.zero_grad(set_to_none=True)
+        return loss.detach(), found
 
     @contextlib.contextmanager
     def mode(self) -> Iterator[None]:

@@ -2,39 +2,26 @@
 
 from __future__ import annotations
 
-import copy
 import os
 import statistics
-import traceback
-from collections.abc import Callable
-from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
 import torch
 from torch import Tensor, nn
 
-from vanbench.errors import UserError
-from vanbench.models.load import cost_of
 from vanbench.record.measurement import Facts
 from vanbench.record.task import Ask, Closed, Declined, Measure, Ready, Said, Taken
-from vanbench.spec.cell import Cell
 from vanbench.worker import precision
-from vanbench.worker.build import Built, build, check_images, impossible, reference_model, subject_model
+from vanbench.worker.build import Built, build, check_images, check_labels, impossible, reference_model
 from vanbench.worker.channel import Channel
-from vanbench.worker.check import (
-    Check,
-    NonFinite,
-    check_inference,
-    check_training,
-    inference_tolerance,
-    training_tolerance,
-)
+from vanbench.worker.check import Check, NonFinite, check_inference, check_training
+from vanbench.worker.decline import declining
 from vanbench.worker.disturbance import Watch
 from vanbench.worker.gpu import nvml_for
-from vanbench.worker.layout import channels_last_share
 from vanbench.worker.memory import PeakMemory, free_bytes, resident_bytes
 from vanbench.worker.sample import Sampler, finite
+from vanbench.worker.vet import Vetting, vetting_of
 
 __all__ = ["serve"]
 
@@ -45,16 +32,7 @@ _ASK = msgspec.json.Decoder(Ask)
 
 def serve(task: Measure, channel: Channel) -> None:
     """Carry a `Measure` task through to its last word; every failure becomes a `Declined` with its kind."""
-    try:
-        _serve(task, channel)
-    except NonFinite as error:
-        channel.send(Declined(kind="non_finite", message=str(error)))
-    except UserError as error:
-        channel.send(Declined(kind="exception", message=str(error)))
-    except Exception as error:
-        traceback.print_exc()
-        kind = "out_of_memory" if _ran_out_of_memory(error) else "exception"
-        channel.send(Declined(kind=kind, message=_told(error)))
+    declining(lambda: _serve(task, channel), channel)
 
 
 def _serve(task: Measure, channel: Channel) -> None:
@@ -80,7 +58,8 @@ def _serve(task: Measure, channel: Channel) -> None:
         # A training step has moved the weights that the check compares.
         built.eager.load_state_dict(reference.state_dict())
     channel.send(Said(phase="checking"))
-    checked = _check(task, built, reference, device)
+    known = vetting_of(cell)
+    checked = _check(task, built, reference, device, known)
     if not checked.passed:
         message = (
             f"{checked.quantity} differs from the fp32 reference by {checked.error:.3g} "
@@ -88,7 +67,7 @@ def _serve(task: Measure, channel: Channel) -> None:
         )
         channel.send(Declined(kind="wrong_answer", message=message))
         return
-    facts = _facts(task, built, reference, device, checked)
+    facts = _facts(task, reference, device, checked, known)
     del reference
     breaks = _compiled().graph_breaks
     if cell.compile != "off" and cell.task == "train":
@@ -143,55 +122,20 @@ def _serve(task: Measure, channel: Channel) -> None:
     )
 
 
-def _plain(cell: Cell) -> Cell:
-    """The same precision and nothing else of the cell: native eager, reference form, contiguous.
-
-    What a layout or a kernel gets wrong must not widen its own tolerance.
-    """
-    return msgspec.structs.replace(
-        cell, compile="off", form="reference", depthwise="native", memory_format="contiguous"
-    )
-
-
-def _check(task: Measure, built: Built, reference: nn.Module, device: torch.device) -> Check:
+def _check(task: Measure, built: Built, reference: nn.Module, device: torch.device, known: Vetting) -> Check:
     """Compare two images' answers with the fp32 reference, before anything is timed."""
     cell = task.cell
     images = check_images(cell, device, task.seed)
     word = cell.precision
     if cell.task == "infer":
-
-        def native(x: Tensor) -> Tensor:
-            plain = subject_model(_plain(cell), reference)
-            with torch.no_grad(), precision.autocast(word, device.type):
-                return plain(x.to(precision.input_dtype(word)))  # type: ignore[no-any-return]
-
-        tolerance = _tolerances(cell, lambda: {"logits": inference_tolerance(reference, images, native, precision=word)})
-        result = check_inference(
-            reference, images, _answers(built, images), None, tolerance["logits"], precision=word
-        )
+        got = _answers(built, images)
+        result = check_inference(reference, images, got, None, known.tolerances["logits"], precision=word)
     else:
-        labels = built.labels[:2] if cell.batch_size >= 2 else built.labels.repeat(2)
-
-        def native_training(x: Tensor, y: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-            return _gradients(Built(_plain(cell), subject_model(_plain(cell), reference), device, task.seed), x, y)
-
-        tolerance = _tolerances(
-            cell, lambda: training_tolerance(reference, images, labels, native_training, precision=word)
-        )
-        loss, gradients = _gradients(built, images, labels)
-        result = check_training(reference, images, labels, loss, gradients, None, tolerance, precision=word)
+        labels = check_labels(images)
+        loss, gradients = built.gradients(images, labels)
+        result = check_training(reference, images, labels, loss, gradients, None, known.tolerances, precision=word)
     precision.set_matmul_precision(word)
     return result
-
-
-def _tolerances(cell: Cell, measure: Callable[[], dict[str, float]]) -> dict[str, float]:
-    """The check's tolerances, measured in a cell's first round and kept beside the run's caches for the others."""
-    file = Path(os.environ["VANBENCH_CACHE"]) / f"{cell.key}.tolerance.json"
-    if file.exists():
-        return msgspec.json.decode(file.read_bytes(), type=dict[str, float])
-    tolerances = measure()
-    file.write_bytes(msgspec.json.encode(tolerances))
-    return tolerances
 
 
 def _answers(built: Built, images: Tensor) -> Tensor:
@@ -205,37 +149,17 @@ def _answers(built: Built, images: Tensor) -> Tensor:
         return built.model(built.as_input(images[order]))[[0, batch - 1]]
 
 
-def _gradients(built: Built, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-    """(loss, gradient by parameter name) of two images in training mode."""
-    built.eager.zero_grad(set_to_none=True)
-    loss = built.loss(built.as_input(images), labels)
-    scale = 1024.0 if precision.needs_grad_scaler(built.cell.precision, "train") else 1.0
-    (loss * scale).backward()  # type: ignore[no-untyped-call]
-    gradients = {n: p.grad.float() / scale for n, p in built.eager.named_parameters() if p.grad is not None}
-    built.eager.zero_grad(set_to_none=True)
-    return loss.detach(), gradients
-
-
-def _facts(task: Measure, built: Built, reference: nn.Module, device: torch.device, checked: Check) -> Facts:
-    cell = task.cell
-    macs, share = None, None
-    if task.first:
-        macs = cost_of(cell.model, cell.image_size)[1]
-        if cell.compile == "off":
-            with torch.no_grad(), precision.autocast(cell.precision, device.type):
-                # A copy, as training-mode statistics must not move and the reference must not gain hooks.
-                probe = copy.deepcopy(built.eager).eval()
-                share = channels_last_share(probe, lambda: probe(built.as_input(check_images(cell, device, task.seed))))
+def _facts(task: Measure, reference: nn.Module, device: torch.device, checked: Check, known: Vetting) -> Facts:
     return Facts(
         device=str(device),
         device_name=torch.cuda.get_device_name(device) if device.type == "cuda" else "",
         threads=torch.get_num_threads(),
         params=sum(p.numel() for p in reference.parameters()),
-        macs=macs,
+        macs=known.macs,
         check_quantity=checked.quantity,
         check_error=checked.error,
         check_tolerance=checked.tolerance,
-        channels_last_share=share,
+        channels_last_share=known.channels_last_share if task.cell.compile == "off" else None,
     )
 
 
@@ -267,18 +191,3 @@ def _compiled() -> _Counts:
     from torch._dynamo.utils import counters
 
     return _Counts(int(counters["stats"]["unique_graphs"]), sum(counters["graph_break"].values()))
-
-
-def _ran_out_of_memory(error: Exception) -> bool:
-    """Only what torch itself calls so: its own exception, or the CPU allocator's words."""
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return True
-    return isinstance(error, RuntimeError) and "DefaultCPUAllocator: can't allocate memory" in str(error)
-
-
-def _told(error: Exception) -> str:
-    """An exception as one line: its type, its first line, and the innermost place it came from."""
-    first = (str(error).strip().splitlines() or [""])[0]
-    frames = traceback.extract_tb(error.__traceback__)
-    place = f" ({os.path.basename(frames[-1].filename)}:{frames[-1].lineno})" if frames else ""
-    return f"{type(error).__name__}: {first}{place}"

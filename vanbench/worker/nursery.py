@@ -21,7 +21,7 @@ from typing import NoReturn
 from vanbench.record.task import Dead, Forked, encode
 from vanbench.worker.channel import Channel
 
-__all__ = ["die_with", "run"]
+__all__ = ["connect", "die_with", "main", "run"]
 
 _PR_SET_PDEATHSIG = 1
 _MESSAGE = 1 << 20
@@ -71,6 +71,25 @@ def run(control: socket.socket, parent: int, warm: Callable[[], None], serve: Ca
             for descriptor in descriptors:
                 os.close(descriptor)
             control.send(encode(Forked(pid=pid)))
+
+
+def connect(port: int, warm: Callable[[], None], serve: Callable[[bytes, Channel], None]) -> None:
+    """Serve one task as a process of its own, where nothing can be forked: connect back, prove who we are, read it."""
+    connection = socket.create_connection(("127.0.0.1", port))
+    connection.sendall(os.environ["VANBENCH_TOKEN"].encode())
+    channel = Channel(connection)
+    warm()
+    task = channel.receive()
+    if task is not None:
+        serve(task, channel)
+
+
+def main(words: list[str], warm: Callable[[], None], serve: Callable[[bytes, Channel], None]) -> None:
+    """A worker's command line: `FD PARENT` for a nursery, `--connect PORT` for a single child."""
+    if words[0] == "--connect":
+        connect(int(words[1]), warm, serve)
+    else:
+        run(socket.socket(fileno=int(words[0])), int(words[1]), warm, serve)
 
 
 def _report_the_dead(control: socket.socket) -> None:

@@ -1,0 +1,62 @@
+"""What the documents say holds: links, commands, and that CI runs what the README prints."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "results").glob("*.md")])
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_every_relative_link_leads_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text()):
+        if not re.match(r"[a-z]+:", target):
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_the_readme_has_two_commands_and_ci_takes_them_from_there() -> None:
+    commands = [line for line in (ROOT / "README.md").read_text().splitlines() if line.startswith("python3 -m venv")]
+    assert len(commands) == 2
+    assert "vanbench run --models van_b0,convnext_t" in commands[0]
+    assert commands[1].endswith(".venv/bin/pytest")
+    assert "grep '^python3 -m venv .venv' README.md" in (ROOT / ".ci" / "run").read_text()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_every_command_printed_is_one_that_the_command_line_understands(page: Path) -> None:
+    from typer.main import get_command
+
+    from vanbench.cli.app import app
+
+    group = get_command(app)
+    for line in re.findall(r"^ {0,4}(?:\$ )?vanbench (.+)$", page.read_text(), re.MULTILINE):
+        words = [word for word in shlex.split(line.split(" #")[0]) if word]
+        verb = group.commands.get(words[0])  # type: ignore[attr-defined]
+        if words[0] == "--version":
+            continue
+        assert verb is not None, line
+        options = {option for parameter in verb.params for option in parameter.opts}
+        for word in words[1:]:
+            if word.startswith("--"):
+                assert word.partition("=")[0] in options | {"--help"}, line
+
+
+def test_every_experiment_says_what_it_asks_and_how_to_run_it() -> None:
+    scripts = sorted((ROOT / "experiments").glob("*.py"))
+    assert scripts
+    for script in scripts:
+        head = script.read_text().split('"""')[1]
+        for word in ("Why:", "How long:", "Command:", "Columns:"):
+            assert word in head, f"{script.name} has no {word}"
+
+
+def test_sweep_files_in_experiments_parse() -> None:
+    from vanbench.spec.sweep import parse_sweep, read_toml
+
+    for file in sorted((ROOT / "experiments").glob("*.toml")):
+        assert parse_sweep(read_toml(file), {}).cells()

@@ -1,0 +1,123 @@
+"""What must be known of a cell before it is timed, found in a process of its own that times nothing.
+
+Why of its own: running the model in float64 leaves the process's heap in another state, and what is timed in it
+afterwards is 2.5 % slower than in a process that did not (docs/measurement.md). Every timed process must have the same
+past, in its first round as in its last.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import msgspec
+import torch
+from torch import Tensor, nn
+
+from vanbench.models.load import cost_of
+from vanbench.record.task import Declined, Said, Vet, Vetted
+from vanbench.spec.cell import Cell
+from vanbench.worker import precision
+from vanbench.worker.build import Built, check_images, check_labels, impossible, reference_model, subject_model
+from vanbench.worker.channel import Channel
+from vanbench.worker.check import inference_tolerance, training_tolerance
+from vanbench.worker.decline import declining
+from vanbench.worker.layout import channels_last_share
+
+__all__ = ["Vetting", "serve", "vetting_of"]
+
+
+class Vetting(msgspec.Struct, frozen=True, kw_only=True):
+    """tolerances: of the check, by quantity. macs: of one image. channels_last_share: of eager execution."""
+
+    tolerances: dict[str, float]
+    macs: int | None
+    channels_last_share: float | None
+
+
+def _file(kind: str, cell: Cell) -> Path:
+    return Path(os.environ["VANBENCH_CACHE"]) / f"{cell.key}.{kind}.json"
+
+
+def _layout_cell(cell: Cell) -> Cell:
+    """The cells whose vetting is the same: batch size, compiling and threads change none of it."""
+    return msgspec.structs.replace(cell, batch_size=1, compile="off", threads="auto")
+
+
+def _plain_cell(cell: Cell) -> Cell:
+    """The same task, size and precision by native eager code, reference form, contiguous.
+
+    What a layout or a kernel gets wrong must not widen its own tolerance.
+    """
+    plain = {"form": "reference", "depthwise": "native", "memory_format": "contiguous"}
+    return msgspec.structs.replace(_layout_cell(cell), **plain)
+
+
+def vetting_of(cell: Cell) -> Vetting:
+    """What a `Vet` task found of this cell, in this run."""
+    return msgspec.json.decode(_file("vetting", _layout_cell(cell)).read_bytes(), type=Vetting)
+
+
+def serve(task: Vet, channel: Channel) -> None:
+    """Carry a `Vet` task out, once for all cells that share it; what it finds lies in the run's scratch folder."""
+    declining(lambda: _serve(task, channel), channel)
+
+
+def _serve(task: Vet, channel: Channel) -> None:
+    cell, device = task.cell, torch.device(task.device)
+    reason = impossible(cell, device)
+    if reason is not None:
+        channel.send(Declined(kind="skipped", message=reason))
+        return
+    file = _file("vetting", _layout_cell(cell))
+    if not file.exists():
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+        channel.send(Said(phase="vetting"))
+        reference = reference_model(cell, device, task.seed)
+        vetting = Vetting(
+            tolerances=_tolerances(cell, reference, device, task.seed),
+            macs=cost_of(cell.model, cell.image_size)[1],
+            channels_last_share=_share(cell, reference, device, task.seed),
+        )
+        file.write_bytes(msgspec.json.encode(vetting))
+    channel.send(Vetted())
+
+
+def _tolerances(cell: Cell, reference: nn.Module, device: torch.device, seed: int) -> dict[str, float]:
+    """The check's tolerances, from plain eager code at the cell's precision against float64, once a precision."""
+    plain = _plain_cell(cell)
+    file = _file("tolerances", plain)
+    if file.exists():
+        return msgspec.json.decode(file.read_bytes(), type=dict[str, float])
+    images = check_images(cell, device, seed)
+    precision.set_matmul_precision(cell.precision)
+    if cell.task == "infer":
+
+        def native(x: Tensor) -> Tensor:
+            subject = subject_model(plain, reference)
+            with torch.no_grad(), precision.autocast(cell.precision, device.type):
+                return subject(x.to(precision.input_dtype(cell.precision)))  # type: ignore[no-any-return]
+
+        tolerances = {"logits": inference_tolerance(reference, images, native, precision=cell.precision)}
+    else:
+
+        def native_training(x: Tensor, y: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+            return Built(plain, subject_model(plain, reference), device, seed).gradients(x, y)
+
+        tolerances = training_tolerance(
+            reference, images, check_labels(images), native_training, precision=cell.precision
+        )
+    file.write_bytes(msgspec.json.encode(tolerances))
+    return tolerances
+
+
+def _share(cell: Cell, reference: nn.Module, device: torch.device, seed: int) -> float | None:
+    subject = subject_model(_layout_cell(cell), reference).eval()
+    images = check_images(cell, device, seed)
+    images = images.to(
+        dtype=precision.input_dtype(cell.precision),
+        memory_format=torch.channels_last if cell.memory_format == "channels_last" else torch.contiguous_format,
+    )
+    with torch.no_grad(), precision.autocast(cell.precision, device.type):
+        return channels_last_share(subject, lambda: subject(images))
