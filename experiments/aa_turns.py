@@ -23,7 +23,7 @@ import msgspec
 
 from vanbench.analysis.ratio import round_log_ratio
 from vanbench.execute.child import Nursery
-from vanbench.execute.round import Done, Lost, play
+from vanbench.execute.round import Done, Lost, play, start_order
 from vanbench.execute.run import hash_seed
 from vanbench.record.measurement import Round
 from vanbench.record.task import Measure, Said, Vet
@@ -67,12 +67,13 @@ def block(plan: Plan, number: int) -> tuple[Round, Round]:
         while isinstance(vetting.receive(120.0), Said):
             pass
         vetting.leave()
-        for event in play(nursery, [task, task], name=f"b{number}", turns_s=plan.turns_s, seed=hash_seed(number, plan.name)):
+        seed, order = hash_seed(number, plan.name), start_order(2, 0, number)
+        for event in play(nursery, [task, task], name=f"b{number}", turns_s=plan.turns_s, seed=seed, order=order):
             if isinstance(event, Lost):
                 raise SystemExit(f"{plan.name}: {event.kind}: {event.message}")
             if isinstance(event, Done):
                 done.append(event.round)
-    return done[0], done[1]
+    return done[order.index(0)], done[order.index(1)]  # they end in the order of their start
 
 
 def main() -> None:

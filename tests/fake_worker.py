@@ -120,11 +120,12 @@ def serve(message: bytes, channel: Channel) -> None:
     channel.send(Said(phase="building"))
     alone_marker = os.path.join(os.environ["VANBENCH_CACHE"], f"oom-{task.cell.key}")
     if word == "oom_company":
-        if not os.path.exists(alone_marker):
+        # At a sample, so that others are certainly alive; the second time, alone, it has room.
+        if os.path.exists(alone_marker):
+            word = "100"
+        else:
             open(alone_marker, "w").close()
-            act(word, channel)
-            return
-        word = "100"
+            when = "later"
     if word in ACTS and not when:
         act(word, channel)
         return

@@ -60,3 +60,10 @@ def test_sweep_files_in_experiments_parse() -> None:
 
     for file in sorted((ROOT / "experiments").glob("*.toml")):
         assert parse_sweep(read_toml(file), {}).cells()
+
+
+def test_every_sweep_in_experiments_says_what_it_asks_and_how_to_run_it() -> None:
+    for file in sorted((ROOT / "experiments").glob("*.toml")):
+        head = "".join(line for line in file.read_text().splitlines(True) if line.startswith("#"))
+        for word in ("Why:", "How long:", "Command:", "Columns"):
+            assert word in head, f"{file.name} has no {word}"

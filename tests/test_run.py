@@ -58,6 +58,10 @@ FAILURES = [
     ("fake:nan", "non_finite", "not finite"),
     ("fake:wrong", "wrong_answer", "logits differ"),
     ("fake:oom", "out_of_memory", "scripted"),
+    ("fake:vet_exit", "exit", "left with status 3"),
+    ("fake:vet_hang", "timeout", "no answer for 2 s"),
+    ("fake:vet_segv", "signal", "SIGSEGV"),
+    ("fake:vet_oom", "out_of_memory", "scripted"),
 ]
 
 
@@ -101,7 +105,9 @@ def test_a_group_closes_early_when_memory_is_short_and_the_rest_is_measured_all_
     monkeypatch.setenv("FAKE_FREE", "1500")
     records = run(fake_worker, tmp_path / "run", "fake:100,fake:200,fake:300")
     assert all(isinstance(record.outcome, Measured) for record in records.values())
-    assert all(one.alone for model in ("fake:200", "fake:300") for one in records[model].rounds)
+    sizes = Counter(one.round for record in records.values() for one in record.rounds)
+    assert max(sizes.values()) <= 2, "one cell and the reference, which is started all the same"
+    assert {len(records[model].rounds) for model in ("fake:200", "fake:300")} == {2}
 
 
 def test_more_cells_than_a_group_holds_all_meet_the_reference(fake_worker: tuple[str, ...], tmp_path: Path) -> None:
@@ -139,6 +145,19 @@ def test_a_device_without_a_precision_skips_its_cells_with_the_reason(
     outcomes = {(r.cell.model, r.cell.precision): r.outcome for r in last.records}
     assert outcomes["fake:100", "tf32"] == Skipped(reason="the CPU has no tf32")
     assert outcomes["fake:skip", "fp32"] == Skipped(reason="not on this device")
+
+
+def test_a_first_cell_that_the_device_cannot_measure_is_no_reference(
+    fake_worker: tuple[str, ...], tmp_path: Path
+) -> None:
+    import vanbench
+
+    sweep = parse_sweep({}, {"models": "fake:100,fake:200", **FLAGS, "precision": "tf32,fp32"})
+    list(measure(sweep, out=tmp_path / "run", worker=fake_worker))
+    frame = vanbench.load(tmp_path / "run").set_index(["model", "precision"])
+    assert frame.loc[("fake:100", "fp32"), "ratio"] == 1
+    assert frame.loc[("fake:200", "fp32"), "ratio"] == pytest.approx(2, rel=1e-2)
+    assert not frame["flags"].str.contains("no_reference").any()
 
 
 def test_the_list_of_cells_names_what_would_be_skipped_and_measures_nothing(fake_worker: tuple[str, ...]) -> None:
@@ -450,3 +469,25 @@ def test_a_stranger_on_the_port_is_not_taken_for_a_worker(fake_worker: tuple[str
         pytest.raises(WorkerError, match="the worker process ended"),
     ):
         spawner.fork(Names(), "names")
+
+
+def test_every_cell_starts_before_and_after_every_other_over_two_rounds() -> None:
+    from vanbench.execute.round import start_order
+
+    for number in (2, 4, 6):
+        first, second = start_order(5, 7, number), start_order(5, 7, number + 1)
+        assert first == tuple(reversed(second))
+        assert sorted(first) == list(range(5))
+    assert len({start_order(5, 7, number) for number in range(2, 42, 2)}) > 10
+
+
+def test_over_two_laps_every_cell_has_the_same_mean_place() -> None:
+    import random
+
+    from vanbench.execute.round import lap_order
+
+    orders = lap_order(6, random.Random(3))
+    seen = [(next(orders), next(orders)) for _ in range(50)]
+    for there, back in seen:
+        assert {there.index(cell) + back.index(cell) for cell in range(6)} == {5}
+    assert len({there for there, _ in seen}) > 40

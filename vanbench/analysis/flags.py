@@ -17,6 +17,7 @@ __all__ = [
     "FLAGS",
     "Case",
     "Flag",
+    "enqueue_share",
     "flags_of",
     "foreign_share",
     "involuntary_per_s",
@@ -42,6 +43,8 @@ THROTTLED_SHARE = 0.001
 # Each minor fault costs about 2 µs (a 4 KiB page zeroed and mapped): 500 are 1 ms a step, a few percent of the
 # steps of small models; memory that stays with the process faults a handful of times.
 FAULTS_PER_STEP = 500.0
+# The device waits for the host when the host is still launching kernels near the end of a step.
+ENQUEUE_SHARE = 0.9
 # Second half of a round's samples against the first. Wide, as some machines wander by tens of percent: it must be
 # seen in the same direction over rounds, which wandering is not and slow warming (or throttling) is.
 HALVES_DRIFT = 0.05
@@ -117,6 +120,12 @@ def page_faults_per_step(rounds: Sequence[Round]) -> float | None:
     return sum(each.disturbance.minor_faults for each in rounds) / steps if steps else None
 
 
+def enqueue_share(rounds: Sequence[Round]) -> float | None:
+    """The median over rounds of the share of a step in which the host still gave work to the device; None on a CPU."""
+    shares = [each.enqueue_share for each in rounds if each.enqueue_share is not None]
+    return median(shares) if shares else None
+
+
 def _over(value: float | None, limit: float) -> bool:
     return value is not None and value > limit
 
@@ -187,6 +196,11 @@ FLAGS: tuple[Flag, ...] = (
         "unsteady",
         _unsteady,
         "later samples of a round differ from earlier ones: lengthen warm-up (warmup under [sampling]), check cooling",
+    ),
+    Flag(
+        "host_bound",
+        lambda case: _over(enqueue_share(case.record.rounds), ENQUEUE_SHARE),
+        "the GPU waited for the host: raise --batch-size, or try --compile reduce-overhead (CUDA graphs)",
     ),
     Flag(
         "layout_lost",

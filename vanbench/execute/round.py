@@ -14,7 +14,7 @@ from vanbench.record.measurement import Facts, Round, Sample
 from vanbench.record.task import Closed, Measure, Ready, Said, Taken
 from vanbench.spec.cell import Cell
 
-__all__ = ["GROUP_SIZE", "Done", "Lost", "Phase", "Turn", "lap_order", "play"]
+__all__ = ["GROUP_SIZE", "Done", "Full", "Lost", "Phase", "Turn", "lap_order", "play", "start_order"]
 
 GROUP_SIZE = 8
 _LAPS_AT_LEAST = 2
@@ -33,6 +33,12 @@ class Turn(NamedTuple):
     cell: Cell
     images_per_s: float
     seconds_left: float
+
+
+class Full(NamedTuple):
+    """The group closed early for want of memory: only these cells were started."""
+
+    started: tuple[Cell, ...]
 
 
 class Done(NamedTuple):
@@ -76,6 +82,17 @@ def lap_order(count: int, generator: random.Random) -> Iterator[tuple[int, ...]]
         yield tuple(reversed(order))
 
 
+def start_order(count: int, seed: int, number: int) -> tuple[int, ...]:
+    """In which order the children of round `number` (from 1) start: a random one, and backwards in every second round.
+
+    Of two equal cells the one that is started later tends to be faster, by about 1 % (docs/measurement.md); over two
+    rounds each of them was later once.
+    """
+    order = list(range(count))
+    random.Random(seed + number // 2).shuffle(order)
+    return tuple(reversed(order)) if number % 2 else tuple(order)
+
+
 def play(
     nursery: Starter,
     tasks: Sequence[Measure],
@@ -83,17 +100,22 @@ def play(
     name: str,
     turns_s: float,
     seed: int,
+    order: Sequence[int] | None = None,
     alone: bool = False,
-) -> Iterator[Phase | Turn | Done | Lost | int]:
+) -> Iterator[Phase | Turn | Done | Lost | Full]:
     """Play one round of one group: yields what happens, at last a `Done` or a `Lost` for each cell that was started.
 
-    tasks: the reference first. turns_s: the time for turns (two laps at least are taken). Yields an int once when
-    the group closed early for want of memory: how many of `tasks`, from the front, were started.
+    tasks: the reference first. turns_s: the time for turns (two laps at least are taken). order: in which the tasks
+    start, as given by default; when memory gets short the reference comes next, and then the group is full.
     """
     members: list[_Member] = []
     timeout_s = tasks[0].sampling.timeout_s
     largest = 0
-    for index, task in enumerate(tasks[:GROUP_SIZE]):
+    waiting = list(order if order is not None else range(len(tasks[:GROUP_SIZE])))
+    started: list[Cell] = []
+    while waiting:
+        task = tasks[waiting.pop(0)]
+        started.append(task.cell)
         start = time.monotonic()
         child = nursery.fork(task, task.cell.slug)
         try:
@@ -107,9 +129,12 @@ def play(
             continue
         members.append(_Member(task, child, answer, time.monotonic() - start))
         largest = max(largest, answer.held_bytes)
-        if answer.free_bytes < 2 * largest and index + 1 < len(tasks):
-            yield index + 1
-            break
+        if 0 in waiting and answer.free_bytes < 3 * largest:
+            waiting = [0]
+        elif answer.free_bytes < 2 * largest:
+            waiting = []
+    if len(started) < min(len(tasks), GROUP_SIZE):
+        yield Full(tuple(started))
     yield from _take_turns(members, turns_s, seed)
     # Closed one after the other, the others idle: energy and the like are measured undisturbed.
     total = len(members)
@@ -181,5 +206,6 @@ def _as_round(member: _Member, closed: Closed, name: str, live: int, alone: bool
         energy_images=closed.energy_images,
         start_up_s=member.start_up_s,
         alone=alone,
+        enqueue_share=ready.enqueue_share,
         disturbance=disturbance,
     )

@@ -6,7 +6,7 @@ import contextlib
 import datetime
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +16,7 @@ from vanbench.analysis.ratio import Estimate, rate, ratio, relative_half_width
 from vanbench.errors import UserError, WorkerError
 from vanbench.execute.child import WORKER, ChildFailure, Starter, starter
 from vanbench.execute.plan import Contest, expected_seconds, share_turns, usable_s
-from vanbench.execute.round import GROUP_SIZE, Done, Lost, Phase, Turn, play
+from vanbench.execute.round import GROUP_SIZE, Done, Full, Lost, Phase, Turn, play, start_order
 from vanbench.record.environment import Environment
 from vanbench.record.record import Failed, Measured, Record, Skipped
 from vanbench.record.store import Store, read_run
@@ -121,15 +121,15 @@ def _impossible(sweep: Sweep, cell: Cell, environment: Environment) -> str | Non
     return sweep.excluded(cell) or environment.unsupported.get(cell.precision)
 
 
-def _contests(sweep: Sweep, cells: Iterable[Cell]) -> list[Contest]:
-    """The cells to measure, grouped by what is compared, the reference first."""
+def _contests(sweep: Sweep, cells: Iterable[Cell], impossible: Collection[Cell] = ()) -> list[Contest]:
+    """The cells to measure, grouped by what is compared, the reference first; a failed one is replaced for turns."""
     groups: dict[tuple[str, int, int], list[Cell]] = {}
     for cell in cells:
         groups.setdefault(cell.contest, []).append(cell)
     contests = []
     for contest, members in groups.items():
-        reference = sweep.reference_of(contest)
-        if reference not in members:
+        reference = sweep.reference_of(contest, impossible)
+        if reference is None or reference not in members:
             reference = members[0]
         contests.append(Contest(reference, [reference, *(cell for cell in members if cell != reference)]))
     return contests
@@ -142,7 +142,8 @@ def preview(sweep: Sweep, worker: Sequence[str] = WORKER) -> Preview:
         resolved = sweep.resolved(_kind(environment.device))
         _check_names(nursery, resolved)
     cells = [(cell, _impossible(resolved, cell, environment)) for cell in resolved.cells()]
-    contests = _contests(resolved, [cell for cell, reason in cells if reason is None])
+    impossible = {cell for cell, reason in cells if reason is not None}
+    contests = _contests(resolved, [cell for cell, reason in cells if reason is None], impossible)
     seconds = expected_seconds([contest.cells for contest in contests], resolved.plan)
     return Preview(resolved, environment, cells, seconds)
 
@@ -257,7 +258,12 @@ def _prepare(store: Store, retry_failed: bool) -> list[Contest]:
         if isinstance(record.outcome, Failed):
             store.save(msgspec.structs.replace(record, outcome=Measured()))
         todo.append(cell)
-    contests = _contests(store.sweep, todo)
+    skipped = {
+        record.cell
+        for record in store.records.values()
+        if isinstance(record.outcome, Skipped) and not record.outcome.resumable
+    }
+    contests = _contests(store.sweep, todo, skipped)
     for contest in contests:
         contest.number = max((_number(r.round) for c in contest.cells for r in store.blank(c).rounds), default=0)
         fresh = [cell for cell in contest.cells if not store.blank(cell).rounds]
@@ -318,13 +324,14 @@ def _play_contest(
         name = f"r{contest.number}.{'-'.join(map(str, contest.reference.contest))}.{part}"
         part += 1
         tasks = [_task(store, sampling, cell) for cell in group]
-        started = len(group)
+        started: Sequence[Cell] = group
         seed = hash_seed(sampling.seed, name)
         begun: float | None = None
         turns = 0
-        for event in play(nursery, tasks, name=name, turns_s=turns_s / groups, seed=seed, alone=solo):
-            if isinstance(event, int):
-                started = event
+        order = start_order(len(group), sampling.seed, contest.number)
+        for event in play(nursery, tasks, name=name, turns_s=turns_s / groups, seed=seed, order=order, alone=solo):
+            if isinstance(event, Full):
+                started = event.started
             elif isinstance(event, Done):
                 _keep(store, event, sampling)
             elif isinstance(event, Lost):
@@ -344,8 +351,8 @@ def _play_contest(
             in_turns += last_turn - begun
             laps_s.append((last_turn - begun) / (turns - 1) * len(group))
         if not solo:
-            others = [cell for cell in others if cell not in group[:started]]
-            if len(group) > 1 and started == 1:
+            others = [cell for cell in others if cell not in started]
+            if len(group) > 1 and len(started) == 1:
                 # No room for company: what is left goes one by one.
                 contest.alone.update(others)
                 alone += others

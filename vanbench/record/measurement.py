@@ -74,6 +74,7 @@ class Round(msgspec.Struct, frozen=True, kw_only=True):
     warmup_sample_s: seconds of each warm-up step, the first one (after compiling) included.
     compile_s: first call less a warmed step, cold only where `compile_cold`. peak_bytes: CUDA allocated, or the
     CPU process's peak over its state before the first step. energy_j over energy_images: an uninterrupted window.
+    enqueue_share: of a warm-up step's time, the part in which the host still gave work to the device; None on a CPU.
     """
 
     round: str
@@ -95,6 +96,7 @@ class Round(msgspec.Struct, frozen=True, kw_only=True):
     energy_images: int | None = None
     start_up_s: float = 0.0
     alone: bool = False
+    enqueue_share: float | None = None
     disturbance: Disturbance = msgspec.field(default_factory=Disturbance)
 
     @property

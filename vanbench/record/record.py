@@ -20,14 +20,14 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True, tag="measured"):
 
 
 class Skipped(msgspec.Struct, frozen=True, kw_only=True, tag="skipped"):
-    """Not measured, and why: a combination that cannot be, or `budget` / `interrupted`, which a resumed run takes up."""
+    """Not measured, and why: a combination that cannot be, or `budget` or `not reached`, which a resumed run takes up."""
 
     reason: str
 
     @property
     def resumable(self) -> bool:
-        """Whether `--resume` measures the cell."""
-        return self.reason in ("budget", "interrupted")
+        """Whether `--resume` measures the cell: it could have been measured, and there was no time."""
+        return self.reason in ("budget", "not reached")
 
 
 class Failed(msgspec.Struct, frozen=True, kw_only=True, tag="failed"):

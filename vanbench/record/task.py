@@ -102,6 +102,7 @@ class Ready(msgspec.Struct, frozen=True, kw_only=True, tag="ready"):
     compile_s: float | None = None
     compile_cold: bool = False
     graph_breaks: int = 0
+    enqueue_share: float | None = None
 
 
 class Vetted(msgspec.Struct, frozen=True, kw_only=True, tag="vetted"):

@@ -442,6 +442,13 @@ _EXTRA: tuple[Column, ...] = (
         lambda row: flags.involuntary_per_s(row.record.rounds),
     ),
     Column(
+        "enqueue_share",
+        "number",
+        "",
+        "Share of a step in which the host still gave work to the GPU; near 1, the GPU waits for the host.",
+        lambda row: flags.enqueue_share(row.record.rounds),
+    ),
+    Column(
         "gpu_clock_hz", "number", "Hz", "Mean clock of the GPU's multiprocessors.", _gpu("gpu_clock_hz_mean", fmean)
     ),
     Column("gpu_clock_hz_min", "number", "Hz", "Lowest clock seen.", _gpu("gpu_clock_hz_min", min)),

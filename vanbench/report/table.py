@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from vanbench.errors import UserError
 from vanbench.record.environment import Environment
-from vanbench.record.record import Record
+from vanbench.record.record import Record, Skipped
 from vanbench.record.store import read_run
 from vanbench.report.columns import COLUMNS, RowSource, Value
 from vanbench.report.to_csv import csv_text
@@ -37,11 +37,12 @@ def rows(sweep: Sweep, environment: Environment, records: Sequence[Record]) -> l
     by_key = {record.key: record for record in records}
     lived = Counter(each.round for record in records for each in record.rounds)
     references: dict[tuple[str, int, int], Record | None] = {}
+    impossible = {r.cell for r in records if isinstance(r.outcome, Skipped) and not r.outcome.resumable}
     table = []
     for record in records:
         contest = record.cell.contest
         if contest not in references:
-            cell = sweep.reference_of(contest)
+            cell = sweep.reference_of(contest, impossible)
             references[contest] = by_key.get(cell.key) if cell is not None else None
         accompanied = any(lived[each.round] > 1 for each in record.rounds)
         source = RowSource(record, references[contest], environment, accompanied)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -113,9 +113,13 @@ class Sweep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
                 return f"excluded by the sweep: {words}"
         return None
 
-    def reference_of(self, contest: tuple[str, int, int]) -> Cell | None:
-        """The cell that the others of a contest are divided by: the first one, or the reference model's first."""
-        cells = [cell for cell in self.cells() if cell.contest == contest and not self.excluded(cell)]
+    def reference_of(self, contest: tuple[str, int, int], without: Collection[Cell] = ()) -> Cell | None:
+        """The cell that the others of a contest are divided by: the first one, or the reference model's first.
+
+        without: cells that this device cannot measure, which are no reference.
+        """
+        cells = [cell for cell in self.cells() if cell.contest == contest and cell not in without]
+        cells = [cell for cell in cells if not self.excluded(cell)]
         if self.reference is not None:
             cells = [cell for cell in cells if cell.model == self.reference]
         return cells[0] if cells else None

@@ -92,6 +92,7 @@ def _serve(task: Measure, channel: Channel) -> None:
             compile_s=None if first_call is None else max(0.0, first_call - steady),
             compile_cold=task.first,
             graph_breaks=breaks,
+            enqueue_share=sampler.enqueue_share,
         )
     )
     watch = Watch(nvml_for(device))

@@ -31,6 +31,7 @@ class Sampler:
         self._clock = clock_for(built.device)
         self._marks_a_step = 3 if built.cell.task == "train" else 1
         self.steps = 1
+        self._enqueue: list[float] = []
 
     def one_step(self) -> tuple[float, Tensor]:
         """(seconds, output) of one synchronised step."""
@@ -38,8 +39,22 @@ class Sampler:
             self._clock.synchronize()
             start = perf_counter()
             output = self._built.step(_nothing)
+            given = perf_counter() - start
             self._clock.synchronize()
-            return perf_counter() - start, output
+            took = perf_counter() - start
+            self._enqueue.append(given / took)
+            return took, output
+
+    @property
+    def enqueue_share(self) -> float | None:
+        """The share of a warm-up step in which the host was still giving work to the device; None on a CPU.
+
+        Near 1, the device waits for the host. Single steps tell this better than samples: in a long sample the host
+        is held back by a full queue, however far ahead it could be.
+        """
+        if self._built.device.type == "cpu" or not self._enqueue:
+            return None
+        return sorted(self._enqueue)[len(self._enqueue) // 2]
 
     def warm_up(self, unchanged: Callable[[], int]) -> tuple[list[float], Tensor]:
         """Steps until the sampling's floor is passed and `unchanged()` (a count of recompiles) stood still for 3.
