@@ -34,7 +34,7 @@ CHANNELS_LAST = Cell(model="van_b0", memory_format="channels_last")
 RAISED: list[tuple[str, Record]] = [
     ("contended", _disturbed(pressure_s=1.1)),
     ("contended", _disturbed(foreign_s=1.1)),
-    ("contended", _disturbed(involuntary_switches=510)),
+    ("contended", _disturbed(involuntary_switches=1510)),
     ("stolen", _disturbed(steal_s=0.41)),
     ("throttled", _disturbed(throttled_s=0.011)),
     ("throttled", _disturbed(gpu_throttle_reasons=["gpu_idle", "sw_power_cap"])),
@@ -50,7 +50,7 @@ RAISED: list[tuple[str, Record]] = [
 
 QUIET: list[Record] = [
     make_record(),
-    _disturbed(pressure_s=0.9, foreign_s=0.9, involuntary_switches=490, steal_s=0.39, throttled_s=0.009),
+    _disturbed(pressure_s=0.9, foreign_s=0.9, involuntary_switches=1490, steal_s=0.39, throttled_s=0.009),
     _disturbed(gpu_throttle_reasons=["gpu_idle", "Applications Clocks Setting", "none"], gpu_foreign_processes=0),
     _disturbed(minor_faults=49_900),
     _with_rounds(enqueue_share=0.85),

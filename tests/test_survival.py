@@ -173,8 +173,10 @@ def test_the_kernels_out_of_memory_killer_is_recognised_and_the_parent_survives_
 
 def test_the_main_job_on_real_models_gives_every_file(tmp_path: Path) -> None:
     out = tmp_path / "run"
-    words = ["run", "--models", "van_b0,convnext_atto", "--image-size", "64", "--batch-size", "1,2"]
-    words += ["--rounds", "2:2", "--budget", "100", "--out", str(out), "--device", "cpu"]
+    sweep = tmp_path / "short.toml"
+    sweep.write_text('[axes]\nmodels = ["van_b0", "convnext_atto"]\nimage-size = 64\n[sampling]\nround = 0.5\n')
+    words = ["run", str(sweep), "--batch-size", "1,2", "--rounds", "2:2", "--budget", "100"]
+    words += ["--out", str(out), "--device", "cpu"]
     done = subprocess.run(
         [sys.executable, "-m", "vanbench", *words], capture_output=True, text=True, check=False, timeout=200
     )

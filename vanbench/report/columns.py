@@ -284,7 +284,7 @@ CONTRACT: tuple[Column, ...] = (
         "ratio_low",
         "number",
         "",
-        "Lower end of its 95 % interval, Student's t over rounds of the mean log-ratio.",
+        "Lower end of its 95 % interval, Student's t over rounds of a round's log-ratio.",
         _part("ratio", "low"),
     ),
     Column("ratio_high", "number", "", "Upper end of the same interval.", _part("ratio", "high")),

@@ -17,15 +17,16 @@ __all__ = ["Heading", "figure_of", "flag_counts", "heading_of_run", "heading_of_
 
 _HOW_TO_READ = """\
 - **Ratio** is the figure to compare models by: images/s over the reference's, from turns that the two took side by
-  side, so that what slows the machine slows both. The reference is the row whose ratio is 1 without an interval.
+  side, so that what slows the machine slows both: in each round the mean over the middle half of the laps, then the
+  mean over rounds. The reference is the row whose ratio is 1 without an interval.
 - **±** is half of a 95 % interval by Student's t over rounds, and a round is one fresh process a cell: what differs
   from process to process is in it, what differs from machine to machine is not. Printed digits follow from it.
-- **Images/s** is all images over all time of the samples. It moves with the state of the machine, which wanders: do
+- **Images/s** is all images over all time of all samples, none left out. It moves with the state of the machine, which wanders: do
   not compare images/s of two runs where one run can give a ratio.
 - **Step** is the median of single steps, of the whole batch. **Peak memory** is what CUDA allocated, or on a CPU the
   process's peak over its state before the first step.
 - Weights are random, nothing is downloaded; each cell's answer was checked against the fp32 model before timing.
-- Every figure is in `results.csv` with ten digits; no sample was left out."""
+- Every figure is in `results.csv` with ten digits, every sample in `cells/`."""
 
 
 class Heading(NamedTuple):

@@ -19,7 +19,7 @@ from vanbench.worker.check import Check, NonFinite, check_inference, check_train
 from vanbench.worker.decline import declining
 from vanbench.worker.disturbance import Watch
 from vanbench.worker.gpu import nvml_for
-from vanbench.worker.memory import PeakMemory, free_bytes, resident_bytes
+from vanbench.worker.memory import PeakMemory, free_bytes, raise_the_threshold, resident_bytes
 from vanbench.worker.sample import Sampler, finite
 from vanbench.worker.vet import Vetting, vetting_of
 
@@ -45,6 +45,7 @@ def _serve(task: Measure, channel: Channel) -> None:
         torch.set_num_threads(cell.threads)
     if device.type == "cuda":
         torch.cuda.set_device(device)
+    raise_the_threshold()
     channel.send(Said(phase="building"))
     reference = reference_model(cell, device, task.seed)
     precision.set_matmul_precision(cell.precision)
