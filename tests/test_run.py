@@ -28,7 +28,7 @@ FLAGS = {
     "budget": "30",
     "rounds": "2:2",
     "round": "0.05",
-    "timeout": "2",
+    "timeout": "4",
     "settle": "0",
 }
 
@@ -45,8 +45,8 @@ def run(worker: tuple[str, ...], out: Path, models: str, **flags: Any) -> dict[s
 FAILURES = [
     ("fake:exit", "exit", "left with status 3: about to leave"),
     ("fake:exit-later", "exit", "left with status 3"),
-    ("fake:hang", "timeout", "no answer for 2 s"),
-    ("fake:hang-later", "timeout", "no answer for 2 s"),
+    ("fake:hang", "timeout", "no answer for 4 s"),
+    ("fake:hang-later", "timeout", "no answer for 4 s"),
     ("fake:segv", "signal", "SIGSEGV"),
     ("fake:segv-later", "signal", "SIGSEGV"),
     ("fake:killed", "signal", "SIGKILL"),
@@ -59,7 +59,7 @@ FAILURES = [
     ("fake:wrong", "wrong_answer", "logits differ"),
     ("fake:oom", "out_of_memory", "scripted"),
     ("fake:vet_exit", "exit", "left with status 3"),
-    ("fake:vet_hang", "timeout", "no answer for 2 s"),
+    ("fake:vet_hang", "timeout", "no answer for 4 s"),
     ("fake:vet_segv", "signal", "SIGSEGV"),
     ("fake:vet_oom", "out_of_memory", "scripted"),
 ]
@@ -427,7 +427,7 @@ def test_the_parent_sleeps_while_a_worker_hangs(fake_worker: tuple[str, ...], tm
     sweep = parse_sweep({}, {"models": "fake:hang", **FLAGS})
     before = time.process_time()
     list(measure(sweep, out=tmp_path / "run", worker=fake_worker))
-    # Two seconds of silence: what the parent uses is its start, its table and its plots' absence.
+    # Four seconds of silence: what the parent uses is its start, its table and its plots' absence.
     assert time.process_time() - before < 0.8
 
 

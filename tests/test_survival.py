@@ -43,12 +43,12 @@ def test_every_real_failure_is_a_row_and_the_others_in_its_round_go_on(tmp_path:
         "NotANumber": ("non_finite", "finite"),
         "Greedy": ("out_of_memory", "can't allocate memory"),
         "Crash": ("signal", "SIGSEGV"),
-        "Hang": ("timeout", "no answer for 5 s"),
+        "Hang": ("timeout", "no answer for 10 s"),
         "Leaver": ("exit", "left with status 7: leaving now"),
         "not_a_module": ("exception", "gave a int, not a torch.nn.Module"),
     }
     models = ["Tiny", *(m for m in expected if m != "not_a_module"), "tests.own_models:not_a_module", "Chatter", "resnet18"]
-    records = run(tmp_path / "run", models, timeout="5")
+    records = run(tmp_path / "run", models, timeout="10")
     for model, (kind, words) in expected.items():
         outcome = records[f"{model}/contiguous"].outcome
         assert isinstance(outcome, Failed), model
