@@ -101,7 +101,9 @@ def main() -> None:
         words = []
         for statistic in STATISTICS:
             values = [v for b, t in pairs if (v := round_log_ratio(t, b, statistic)) is not None]
-            words.append(f"{statistic} {100 * statistics.stdev(values):.2f} % (mean {100 * statistics.mean(values):+.2f})")
+            words.append(
+                f"{statistic} {100 * statistics.stdev(values):.2f} % (mean {100 * statistics.mean(values):+.2f})"
+            )
         turns = statistics.median(len(b.sample_s) for b, _ in pairs)
         print(f"{name:<24} {turns:.0f} pairs a block; sd of a block: " + ", ".join(words))
     assert math.isfinite(sum(statistics.mean(base.sample_s) for pairs in rounds.values() for base, _ in pairs))

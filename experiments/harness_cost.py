@@ -4,8 +4,8 @@ Why: a benchmark that is busy beside the thing it times measures itself.
 How long: the main job's four minutes and a few seconds.
 Command:  python experiments/harness_cost.py --out results/<machine>/harness_cost.csv
 Columns:  figure, value, unit, limit. `help_ratio`: seconds of `vanbench --help` over `import typer, rich`, medians of
-starts taken in turns. `wall_s`: the whole of `vanbench run --models van_b0,convnext_t`. `measuring_share`: warm-up steps
-and turns over that. `parent_share`: CPU seconds of the parent over seconds, from a round's first turn to its last,
+starts taken in turns. `wall_s`: the whole of `vanbench run --models van_b0,convnext_t`. `measuring_share`: warm-up
+steps and turns over that. `parent_share`: CPU seconds of the parent over seconds, from a round's first turn to its last,
 progress bar drawn. `parent_turn_us`: the same for a turn.
 """
 
@@ -86,7 +86,7 @@ def main() -> None:
     arguments = parser.parse_args()
     ratio = help_ratio()
     watched = Watched()
-    with tempfile.TemporaryDirectory() as scratch:
+    with tempfile.TemporaryDirectory() as scratch, open(os.devnull, "wb") as nowhere:
         place = arguments.keep or Path(scratch) / "run"
         start = time.perf_counter()
         sweep = parse_sweep({}, {"models": "van_b0,convnext_t"})
@@ -95,7 +95,7 @@ def main() -> None:
         from vanbench.cli import progress
 
         # A terminal that is not there: the bar is drawn as for a person.
-        console = Console(file=io.TextIOWrapper(open(os.devnull, "wb")), force_terminal=True, width=100)
+        console = Console(file=io.TextIOWrapper(nowhere), force_terminal=True, width=100)
         for _ in progress.shown(watched.through(measure(sweep, out=place)), console):
             pass
         wall_s = time.perf_counter() - start

@@ -21,7 +21,17 @@ from pathlib import Path
 import vanbench
 
 MODELS = ("resnet18", "convnext_atto")
-COLUMNS = ("run", "images_per_s_reference", "images_per_s", "ratio", "ratio_low", "ratio_high", "rounds", "flags", "wall_s")
+COLUMNS = (
+    "run",
+    "images_per_s_reference",
+    "images_per_s",
+    "ratio",
+    "ratio_low",
+    "ratio_high",
+    "rounds",
+    "flags",
+    "wall_s",
+)
 
 
 def main() -> None:
@@ -64,7 +74,7 @@ def main() -> None:
             writer.writerow(row)
             text.flush()
             rows.append(row)
-            print({k: v for k, v in row.items()}, flush=True)
+            print(row, flush=True)
     ratios = [row["ratio"] for row in rows]
     mean = statistics.mean(ratios)
     covered = sum(row["ratio_low"] <= mean <= row["ratio_high"] for row in rows)

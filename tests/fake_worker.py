@@ -16,7 +16,21 @@ import msgspec
 
 from vanbench.record.environment import Environment, Hardware, Rest, Software
 from vanbench.record.measurement import Disturbance, Facts, Sample
-from vanbench.record.task import Ask, Closed, Declined, Measure, Named, Names, Probe, Probed, Ready, Said, Taken, Vet, Vetted
+from vanbench.record.task import (
+    Ask,
+    Closed,
+    Declined,
+    Measure,
+    Named,
+    Names,
+    Probe,
+    Probed,
+    Ready,
+    Said,
+    Taken,
+    Vet,
+    Vetted,
+)
 from vanbench.worker import nursery
 from vanbench.worker.channel import Channel
 

@@ -64,7 +64,16 @@ def test_a_name_that_only_a_worker_can_judge_is_refused_the_same_way(
 def test_help_explains_every_flag_of_run(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", "--help"]) == 0
     text = capsys.readouterr().out
-    for flag in ("--models", "--batch-size", "--memory-format", "--target", "--rounds", "--budget", "--resume", "--list"):
+    for flag in (
+        "--models",
+        "--batch-size",
+        "--memory-format",
+        "--target",
+        "--rounds",
+        "--budget",
+        "--resume",
+        "--list",
+    ):
         assert flag in text
 
 
@@ -109,9 +118,7 @@ def test_env_describes_the_machine(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.slow
-def test_listing_prints_cells_and_duration_and_writes_nothing(
-    in_tmp: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_listing_prints_cells_and_duration_and_writes_nothing(in_tmp: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["run", "--models", "van_b0,convnext_t", "--precision", "fp32,tf32", "--device", "cpu", "--list"]
     assert main(words) == 0
     text = capsys.readouterr().out

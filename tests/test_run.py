@@ -208,9 +208,7 @@ def test_resuming_continues_and_changes_no_finished_round(fake_worker: tuple[str
     assert len({one.round for one in last.records[0].rounds}) == 4
 
 
-def test_failed_cells_are_measured_again_only_when_told_so(
-    fake_worker: tuple[str, ...], tmp_path: Path
-) -> None:
+def test_failed_cells_are_measured_again_only_when_told_so(fake_worker: tuple[str, ...], tmp_path: Path) -> None:
     path = tmp_path / "run"
     run(fake_worker, path, "fake:100,fake:exit")
     for event in measure(None, resume=path, retry_failed=True, worker=fake_worker):
@@ -221,7 +219,8 @@ def test_failed_cells_are_measured_again_only_when_told_so(
 
 
 @pytest.mark.parametrize(
-    ("variable", "value", "said"), [("FAKE_MEMORY_GIB", "48", "memory_gib: 24 then, 48 now"), ("FAKE_TORCH", "3", "torch: 2")]
+    ("variable", "value", "said"),
+    [("FAKE_MEMORY_GIB", "48", "memory_gib: 24 then, 48 now"), ("FAKE_TORCH", "3", "torch: 2")],
 )
 def test_a_run_is_not_continued_on_another_machine_and_the_field_is_named(
     fake_worker: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str, value: str, said: str
@@ -293,9 +292,7 @@ def test_a_worker_that_cannot_start_is_an_error_with_its_last_words(
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the full device is Linux's")
-def test_a_full_disk_is_an_error_and_what_was_kept_stays_whole(
-    fake_worker: tuple[str, ...], tmp_path: Path
-) -> None:
+def test_a_full_disk_is_an_error_and_what_was_kept_stays_whole(fake_worker: tuple[str, ...], tmp_path: Path) -> None:
     if os.geteuid() != 0:
         pytest.skip("mounting a small file system needs root")
     disk = tmp_path / "disk"
@@ -305,7 +302,7 @@ def test_a_full_disk_is_an_error_and_what_was_kept_stays_whole(
     try:
         sweep = parse_sweep({}, {"models": "fake:100,fake:200", **FLAGS, "rounds": "9:9"})
         events = measure(sweep, out=disk / "run", worker=fake_worker)
-        with pytest.raises(StorageError, match="no space left to write"):
+        with pytest.raises(StorageError, match="no space left to write"):  # noqa: PT012 -- some event raises it
             for event in events:
                 if isinstance(event, Saved) and event.round == 2:
                     kept = read_run(disk / "run").records
@@ -313,7 +310,7 @@ def test_a_full_disk_is_an_error_and_what_was_kept_stays_whole(
         after = read_run(disk / "run").records
         for was, now in zip(kept, after, strict=True):
             assert now.rounds[: len(was.rounds)] == was.rounds
-        assert not [file for file in (disk / "run").rglob("*.tmp")]
+        assert not list((disk / "run").rglob("*.tmp"))
         (disk / "filler").unlink()
         for event in measure(None, resume=disk / "run", worker=fake_worker):
             last = event
@@ -450,7 +447,7 @@ def test_where_nothing_can_be_forked_each_child_is_a_process_that_connects_back(
         assert done == ["fake:100", "fake:250"]
         assert lost == {"fake:exit": "exit", "fake:segv-later": "signal", "fake:hang": "timeout"}
         child = spawner.fork(tasks[0], "left alive")
-        with pytest.raises(ChildFailure, match="no answer"):
+        with pytest.raises(ChildFailure, match="no answer"):  # noqa: PT012 -- after some messages
             for _ in range(5):
                 child.receive(0.5)
     assert not psutil.Process().children(recursive=True)

@@ -30,7 +30,9 @@ def _at_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
 def run(out: Path, models: list[str], **flags: Any) -> dict[str, Record]:
     given = {"batch-size": "2", "image-size": "64", "memory-format": "contiguous", "rounds": "1:1", "round": "0.2"}
     words = {**given, "budget": "200", **{name.replace("_", "-"): value for name, value in flags.items()}}
-    sweep = parse_sweep({}, {"models": ",".join(f"tests.own_models:{m}" if m[0].isupper() else m for m in models), **words})
+    sweep = parse_sweep(
+        {}, {"models": ",".join(f"tests.own_models:{m}" if m[0].isupper() else m for m in models), **words}
+    )
     for event in measure(sweep, out=out):
         if isinstance(event, Finished):
             return {f"{r.cell.model.split(':')[-1]}/{r.cell.memory_format}": r for r in event.records}
@@ -47,7 +49,13 @@ def test_every_real_failure_is_a_row_and_the_others_in_its_round_go_on(tmp_path:
         "Leaver": ("exit", "left with status 7: leaving now"),
         "not_a_module": ("exception", "gave a int, not a torch.nn.Module"),
     }
-    models = ["Tiny", *(m for m in expected if m != "not_a_module"), "tests.own_models:not_a_module", "Chatter", "resnet18"]
+    models = [
+        "Tiny",
+        *(m for m in expected if m != "not_a_module"),
+        "tests.own_models:not_a_module",
+        "Chatter",
+        "resnet18",
+    ]
     records = run(tmp_path / "run", models, timeout="10")
     for model, (kind, words) in expected.items():
         outcome = records[f"{model}/contiguous"].outcome
@@ -181,7 +189,14 @@ def test_the_main_job_on_real_models_gives_every_file(tmp_path: Path) -> None:
         [sys.executable, "-m", "vanbench", *words], capture_output=True, text=True, check=False, timeout=200
     )
     assert done.returncode == 0, done.stderr
-    for name in ("sweep.toml", "environment.json", "results.csv", "report.md", "plots/images_per_s.png", "plots/batch.svg"):
+    for name in (
+        "sweep.toml",
+        "environment.json",
+        "results.csv",
+        "report.md",
+        "plots/images_per_s.png",
+        "plots/batch.svg",
+    ):
         assert (out / name).stat().st_size > 0, name
     assert len(list((out / "cells").glob("*.json"))) == 8
     frame = vanbench.load(out)

@@ -1,9 +1,9 @@
 """The exception tree, and nothing else. The command line turns each into one message and an exit code.
 
-    VanbenchError
-    ├── UserError           a word, value, key, file, directory or device that cannot be: exit 2
-    ├── StorageError        what was measured could not be written (full disk): exit 1, what is on disk stays whole
-    └── WorkerError         a worker could not be started at all (no torch, wrong interpreter): exit 1
+VanbenchError
+├── UserError           a word, value, key, file, directory or device that cannot be: exit 2
+├── StorageError        what was measured could not be written (full disk): exit 1, what is on disk stays whole
+└── WorkerError         a worker could not be started at all (no torch, wrong interpreter): exit 1
 """
 
 from __future__ import annotations

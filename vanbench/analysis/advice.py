@@ -105,7 +105,7 @@ ADVICE: tuple[Advice, ...] = (
     Advice(_wait, "unset OMP_WAIT_POLICY"),
     Advice(_verbose, "unset it"),
     Advice(_isa, "unset it, unless that is the question"),
-    Advice(_allocator, "watch the page_faults flag; MALLOC_TOP_PAD_=1073741824 MALLOC_MMAP_MAX_=0, or tcmalloc, cures it"),
+    Advice(_allocator, "watch the page_faults flag, which names the cure"),
     Advice(_gpu_shared, "stop them: figures beside another process on the GPU mean nothing"),
     Advice(_gpu_throttled, "let it cool, or raise its power limit"),
 )

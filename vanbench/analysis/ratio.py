@@ -91,7 +91,9 @@ def round_log_ratio(cell_round: Round, reference_round: Round, statistic: str = 
     return summarise(cell_round, reference_round)
 
 
-def ratio(cell_rounds: Sequence[Round], reference_rounds: Sequence[Round], statistic: str = STATISTIC) -> Estimate | None:
+def ratio(
+    cell_rounds: Sequence[Round], reference_rounds: Sequence[Round], statistic: str = STATISTIC
+) -> Estimate | None:
     """The cell's images/s over the reference's, from the rounds in which both took turns; None if there are none.
 
     Rounds are matched by their id, so that a reference that lived in several groups is compared only with those it

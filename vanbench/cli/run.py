@@ -81,9 +81,7 @@ def run(
     ] = None,
     out: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option(
-            help="The run directory. [default: results/<machine>/<UTC time>-<name>]", rich_help_panel=_WHERE
-        ),
+        typer.Option(help="The run directory. [default: results/<machine>/<UTC time>-<name>]", rich_help_panel=_WHERE),
     ] = None,
     resume: Annotated[
         Optional[Path],  # noqa: UP045
@@ -145,9 +143,7 @@ def _parse(path: Path | None, flags: dict[str, Any]) -> Sweep:
     return parse_sweep(document, flags, name=path.stem if path is not None else "run")
 
 
-def _overrides(
-    sweep: Path | None, out: Path | None, list_cells: bool, flags: dict[str, Any]
-) -> dict[str, float | int]:
+def _overrides(sweep: Path | None, out: Path | None, list_cells: bool, flags: dict[str, Any]) -> dict[str, float | int]:
     """What may accompany --resume: how long to go on. The rest stands in the directory's sweep.toml."""
     from vanbench.errors import UserError
     from vanbench.spec.sweep import parse_sweep

@@ -14,7 +14,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -43,7 +43,7 @@ _ENVIRONMENT = {
 }
 
 
-class ChildFailure(VanbenchError):
+class ChildFailure(VanbenchError):  # noqa: N818 -- what a child did, told as a row, not an error of ours
     """A child that gave no measurement: `kind` is one of `record.Failed`'s, or "skipped"."""
 
     def __init__(self, kind: str, message: str) -> None:
@@ -144,9 +144,8 @@ class Nursery:
                 self._read(time.monotonic() + _REPORT_TIMEOUT_S, lambda _: pid in self._ended)
         return self._ended.get(pid)
 
-    def _read(self, deadline: float, wanted: object) -> int:
+    def _read(self, deadline: float, wanted: Callable[[Forked | Dead], bool]) -> int:
         """Take messages until one for which `wanted(message)` holds; returns its process id."""
-        assert callable(wanted)
         while True:
             ready, _, _ = select.select([self._control], [], [], max(0.0, deadline - time.monotonic()))
             line = b""
@@ -155,7 +154,7 @@ class Nursery:
                     line = self._control.recv(65_536)
             if not line:
                 raise WorkerError(f"the worker process {'ended' if ready else 'does not answer'}: {self._last_words()}")
-            message = _NURSERY.decode(line)
+            message: Forked | Dead = _NURSERY.decode(line)
             if isinstance(message, Dead):
                 self._ended[message.pid] = message.code
             if wanted(message):

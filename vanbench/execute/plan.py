@@ -75,4 +75,3 @@ def expected_seconds(contests: Sequence[Sequence[Cell]], sampling: Sampling) -> 
     """A guess of a whole run's seconds before anything was measured: the budget, or less where rounds are few."""
     a_round = _NURSERY_S + sum(_START_S * len(cells) + sampling.round_s for cells in contests)
     return min(sampling.budget_s, a_round * sampling.max_rounds) if contests else 0.0
-

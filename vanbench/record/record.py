@@ -20,7 +20,7 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True, tag="measured"):
 
 
 class Skipped(msgspec.Struct, frozen=True, kw_only=True, tag="skipped"):
-    """Not measured, and why: a combination that cannot be, or `budget` or `not reached`, which a resumed run takes up."""
+    """Not measured, and why: it cannot be, or `budget` or `not reached`, which a resumed run takes up."""
 
     reason: str
 

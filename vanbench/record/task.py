@@ -64,8 +64,8 @@ class Vet(msgspec.Struct, frozen=True, kw_only=True, tag="vet"):
 class Measure(msgspec.Struct, frozen=True, kw_only=True, tag="measure"):
     """Build the cell, check its answer, warm up, then take samples when asked.
 
-    The cell has been vetted in this run. first: the compile cache is cold. energy: also measure it. seed: of weights and
-    inputs, the same for all cells of a run.
+    The cell has been vetted in this run. first: the compile cache is cold. energy: also measure it. seed: of weights
+    and inputs, the same for all cells of a run.
     """
 
     cell: Cell
@@ -173,4 +173,5 @@ def encode(message: Any) -> bytes:
 
 def decode_answer(line: bytes) -> Answer:
     """A worker's line as a value; raises msgspec.DecodeError for anything else."""
-    return _ANSWER.decode(line)
+    answer: Answer = _ANSWER.decode(line)
+    return answer

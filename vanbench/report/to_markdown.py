@@ -21,8 +21,8 @@ _HOW_TO_READ = """\
   mean over rounds. The reference is the row whose ratio is 1 without an interval.
 - **±** is half of a 95 % interval by Student's t over rounds, and a round is one fresh process a cell: what differs
   from process to process is in it, what differs from machine to machine is not. Printed digits follow from it.
-- **Images/s** is all images over all time of all samples, none left out. It moves with the state of the machine, which wanders: do
-  not compare images/s of two runs where one run can give a ratio.
+- **Images/s** is all images over all time of all samples, none left out. It moves with the state of the machine, which
+  wanders: do not compare images/s of two runs where one run can give a ratio.
 - **Step** is the median of single steps, of the whole batch. **Peak memory** is what CUDA allocated, or on a CPU the
   process's peak over its state before the first step.
 - Weights are random, nothing is downloaded; each cell's answer was checked against the fp32 model before timing.

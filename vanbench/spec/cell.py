@@ -59,9 +59,7 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
             words.append(f"{self.image_size}px")
         words.append(self.precision)
         words += [
-            str(value)
-            for name, value in self.asked.items()
-            if name in ("memory_format", "form", "depthwise", "device")
+            str(value) for name, value in self.asked.items() if name in ("memory_format", "form", "depthwise", "device")
         ]
         if self.compile != "off":
             words.append(f"compile={self.compile}")

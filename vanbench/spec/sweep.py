@@ -100,10 +100,8 @@ class Sweep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         """Every cell, in a deterministic order, each once; excluded ones are in it too (see `excluded`)."""
         given = [name for name in AXES if name in self.axes]
         product = itertools.product(*(self.axes[name] for name in given))
-        cells = (
-            Cell(device=self.device, **{AXES[n]: v for n, v in zip(given, values, strict=True)}) for values in product
-        )
-        return tuple(dict.fromkeys(cells))
+        named = ({AXES[n]: v for n, v in zip(given, values, strict=True)} for values in product)
+        return tuple(dict.fromkeys(msgspec.convert({"device": self.device, **fields}, Cell) for fields in named))
 
     def excluded(self, cell: Cell) -> str | None:
         """The reason why the sweep leaves a cell out, or None."""
@@ -132,7 +130,8 @@ def read_toml(path: Path) -> dict[str, Any]:
     else:
         import tomli as tomllib
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        document: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
+        return document
     except FileNotFoundError:
         raise UserError(f"no such sweep file: {path}") from None
     except (IsADirectoryError, PermissionError, UnicodeDecodeError) as error:

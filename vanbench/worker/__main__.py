@@ -18,7 +18,7 @@ def warm() -> None:
     import timm  # noqa: F401
     import torch  # noqa: F401
 
-    import vanbench.models  # noqa: F401
+    import vanbench.models
     import vanbench.worker.measure
     import vanbench.worker.names
     import vanbench.worker.probe

@@ -57,7 +57,7 @@ def check_labels(images: Tensor) -> Tensor:
 
 
 def reference_model(cell: Cell, device: torch.device, seed: int) -> nn.Module:
-    """The model in fp32, eager, reference form, contiguous, eval mode, with weights under which every branch matters."""
+    """The model in fp32, eager, reference form, contiguous, eval mode; under its weights every branch matters."""
     torch.manual_seed(seed)
     model = create(cell.model)
     draw_weights(model, seed, _images(_CALIBRATION_IMAGES, cell.image_size, torch.device("cpu"), seed))
@@ -67,8 +67,8 @@ def reference_model(cell: Cell, device: torch.device, seed: int) -> nn.Module:
 def subject_model(cell: Cell, reference: nn.Module) -> nn.Module:
     """A copy of the reference as the cell asks for it, but for compiling: form, precision, memory format, mode."""
     model = precision.cast(copy.deepcopy(reference), cell.precision)
-    model = model.to(memory_format=_FORMATS[cell.memory_format])  # type: ignore[call-overload]
-    return model.train(cell.task == "train")  # type: ignore[no-any-return]
+    model = model.to(memory_format=_FORMATS[cell.memory_format])
+    return model.train(cell.task == "train")
 
 
 class Built:
@@ -88,8 +88,8 @@ class Built:
             self.as_input(_images(cell.batch_size, cell.image_size, device, seed + 10 + i)) for i in range(BUFFERS)
         ]
         generator = torch.Generator().manual_seed(seed)
-        with torch.no_grad():
-            classes = 1000 if not hasattr(model, "num_classes") else int(model.num_classes)
+        classes = getattr(model, "num_classes", None)
+        classes = classes if isinstance(classes, int) else 1000
         self.labels = torch.randint(0, max(classes, 1), (cell.batch_size,), generator=generator).to(device)
         self._optimizer: torch.optim.Optimizer | None = None
         self._scaler: torch.amp.GradScaler | None = None

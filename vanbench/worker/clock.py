@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from time import perf_counter
 from typing import Protocol
 
@@ -45,7 +46,7 @@ class CpuClock:
 
     def spans(self) -> list[float]:
         """See `Clock`."""
-        return [b - a for a, b in zip(self._marks, self._marks[1:], strict=False)]
+        return [b - a for a, b in itertools.pairwise(self._marks)]
 
 
 class CudaClock:
@@ -68,14 +69,14 @@ class CudaClock:
     def mark(self) -> None:
         """See `Clock`."""
         if self._used == len(self._events):
-            self._events.append(torch.cuda.Event(enable_timing=True))
+            self._events.append(torch.cuda.Event(enable_timing=True))  # type: ignore[no-untyped-call]
         self._events[self._used].record()
         self._used += 1
 
     def spans(self) -> list[float]:
         """See `Clock`; CUDA's resolution is about half a microsecond."""
         used = self._events[: self._used]
-        return [a.elapsed_time(b) / 1e3 for a, b in zip(used, used[1:], strict=False)]
+        return [a.elapsed_time(b) / 1e3 for a, b in itertools.pairwise(used)]
 
 
 def clock_for(device: torch.device) -> Clock:

@@ -53,12 +53,12 @@ def run(control: socket.socket, parent: int, warm: Callable[[], None], serve: Ca
     warm()
     control.send(encode(Forked(pid=os.getpid())))
     while True:
-        readable, _, _ = select.select([control, woken], [], [])
+        readable, _, _ = select.select([control.fileno(), woken], [], [])
         if woken in readable:
             with contextlib.suppress(BlockingIOError):
                 os.read(woken, 4096)
             _report_the_dead(control)
-        if control in readable:
+        if control.fileno() in readable:
             message, descriptors, _, _ = socket.recv_fds(control, _MESSAGE, 2)
             if not message:
                 return

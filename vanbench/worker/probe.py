@@ -165,7 +165,7 @@ def _software(device: torch.device, nvml: Nvml | None) -> Software:
         kernel=platform.release(),
         libc=" ".join(platform.libc_ver()),
         cuda=torch.version.cuda if cuda else None,
-        cudnn=str(torch.backends.cudnn.version()) if cuda else None,
+        cudnn=str(torch.backends.cudnn.version()) if cuda else None,  # type: ignore[no-untyped-call]
         driver=nvml.driver() if nvml else None,
         cpu_capability=torch.backends.cpu.get_cpu_capability(),
     )
@@ -224,8 +224,11 @@ def _turbo() -> bool | None:
 
 def _wait_policy() -> str:
     """What idle threads of the OpenMP pool do, by the environment of the runtime torch has loaded."""
-    said = [f"{name}={os.environ[name]}" for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME") if
-            name in os.environ]
+    said = [
+        f"{name}={os.environ[name]}"
+        for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+        if name in os.environ
+    ]
     return ", ".join(said) or "default (spins, then sleeps)"
 
 
@@ -239,5 +242,3 @@ def _allocator() -> str:
             if re.search(rf"/lib{name}[^/]*\.so", maps):
                 return name
     return "system"
-
-
