@@ -5,8 +5,8 @@ How long: the main job's four minutes and a few seconds.
 Command:  python experiments/harness_cost.py --out results/<machine>/harness_cost.csv
 Columns:  figure, value, unit, limit. `help_ratio`: seconds of `vanbench --help` over `import typer, rich`, medians of
 starts taken in turns. `wall_s`: the whole of `vanbench run --models van_b0,convnext_t`. `measuring_share`: warm-up
-steps and turns over that. `parent_share`: CPU seconds of the parent over seconds, from a round's first turn to its last,
-progress bar drawn. `parent_turn_us`: the same for a turn.
+steps and turns over that. `parent_share`: CPU seconds of the parent over seconds, from a round's first turn to its
+last, progress bar drawn. `parent_turn_us`: the same for a turn.
 """
 
 from __future__ import annotations
