@@ -43,9 +43,9 @@ class Raises(Tiny):
     calls = 0
 
     def forward(self, x: Tensor) -> Tensor:
-        """As Tiny, forty times."""
+        """As Tiny, eight times: building and vetting take six, any timing takes more."""
         type(self).calls += 1
-        if type(self).calls > 40:
+        if type(self).calls > 8:
             raise RuntimeError("enough of this")
         return super().forward(x)
 
