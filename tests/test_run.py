@@ -403,6 +403,32 @@ def test_an_interrupt_ends_everything_within_two_seconds_and_keeps_every_finishe
     assert (out / "results.csv").exists()
 
 
+def test_an_interrupt_that_something_swallows_still_ends_the_run(tmp_path: Path) -> None:
+    from collections.abc import Iterator
+
+    from vanbench.cli import interrupt
+    from vanbench.cli.progress import follow
+
+    def events() -> Iterator[Saved]:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(5)
+        except KeyboardInterrupt:  # as some C extensions do while they are imported
+            pass
+        yield Saved(tmp_path, 1, 0.5, 1.0)
+        raise AssertionError("the run went on")
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    interrupt.install()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            follow(events(), quiet=True, as_json=False)
+    finally:
+        interrupt.install()  # forgets the signal
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def test_nobody_outlives_a_parent_that_is_killed(fake_worker: tuple[str, ...], tmp_path: Path) -> None:
     out = tmp_path / "run"
     process = start(fake_worker, out)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 from collections.abc import Sequence
 from typing import Any
 
 import typer
 
-from vanbench.cli import env, models, report, run
+from vanbench.cli import env, interrupt, models, report, run
 from vanbench.errors import VanbenchError
 
 __all__ = ["app", "main"]
@@ -47,17 +46,11 @@ def _top(
         raise typer.Exit
 
 
-def _interrupt(*_: object) -> None:
-    raise KeyboardInterrupt
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code (see CONTRACT: 0, 1, 2, 130)."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
-    for name in ("SIGTERM", "SIGHUP"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), _interrupt)
+    interrupt.install()
     try:
         code = app(args=words, prog_name="vanbench", standalone_mode=False)
         # Typer turns a KeyboardInterrupt into this code.

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from vanbench.cli import interrupt
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -29,6 +31,7 @@ def follow(events: Iterator[Event], *, quiet: bool, as_json: bool) -> int:
     console = Console(stderr=True, quiet=quiet)
     finished: Finished | None = None
     for event in shown(events, console):
+        interrupt.check()
         if isinstance(event, Finished):
             finished = event
     if finished is None:
