@@ -1,8 +1,8 @@
 """An interrupt that cannot get lost.
 
-A KeyboardInterrupt is raised wherever Python happens to be, and some places swallow it: C code that clears errors
-while scipy is imported, for one, where a run was seen to go on to its end. So the signal is also remembered, and
-whoever follows a run asks between events.
+A KeyboardInterrupt is raised wherever Python happens to be, and some places swallow it: one run of many was seen to go
+on to its end after a Ctrl-C that came just as the first interval was computed, most likely inside scipy's import. So
+the signal is also remembered, and whoever follows a run asks between events.
 """
 
 from __future__ import annotations
