@@ -22,9 +22,9 @@ from typing import NamedTuple
 import msgspec
 
 from vanbench.analysis.ratio import round_log_ratio
-from vanbench.execute.child import Nursery
+from vanbench.execute.contest import hash_seed
 from vanbench.execute.round import Done, Lost, play, start_order
-from vanbench.execute.run import hash_seed
+from vanbench.execute.starter import Nursery
 from vanbench.record.measurement import Round
 from vanbench.record.task import Measure, Said, Vet
 from vanbench.spec.cell import Cell

@@ -340,7 +340,7 @@ RUNNER = """
 import sys
 from pathlib import Path
 from vanbench.cli.app import main
-from vanbench.execute import child, run
+from vanbench.execute import run
 run.measure.__kwdefaults__["worker"] = tuple(sys.argv[1].split("|"))
 sys.exit(main(sys.argv[2:]))
 """
@@ -457,8 +457,9 @@ def test_the_parent_sleeps_while_a_worker_hangs(fake_worker: tuple[str, ...], tm
 def test_where_nothing_can_be_forked_each_child_is_a_process_that_connects_back(
     fake_worker: tuple[str, ...], tmp_path: Path
 ) -> None:
-    from vanbench.execute.child import ChildFailure, Spawner
+    from vanbench.execute.child import ChildFailure
     from vanbench.execute.round import Done, Lost, play
+    from vanbench.execute.starter import Spawner
     from vanbench.record.task import Measure
     from vanbench.spec.cell import Cell
     from vanbench.spec.sampling import Sampling
@@ -480,7 +481,7 @@ def test_where_nothing_can_be_forked_each_child_is_a_process_that_connects_back(
 
 
 def test_a_stranger_on_the_port_is_not_taken_for_a_worker(fake_worker: tuple[str, ...], tmp_path: Path) -> None:
-    from vanbench.execute.child import Spawner
+    from vanbench.execute.starter import Spawner
     from vanbench.record.task import Names
 
     stranger = tmp_path / "stranger.py"

@@ -213,8 +213,8 @@ def test_the_main_job_on_real_models_gives_every_file(tmp_path: Path) -> None:
 
 
 def test_a_real_worker_serves_a_cell_where_nothing_can_be_forked(tmp_path: Path) -> None:
-    from vanbench.execute.child import Spawner
     from vanbench.execute.round import Done, play
+    from vanbench.execute.starter import Spawner
     from vanbench.record.task import Measure, Said, Vet
     from vanbench.spec.cell import Cell
     from vanbench.spec.sampling import Sampling

@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 import msgspec
 
-from vanbench.execute.child import Child, ChildFailure, Starter
+from vanbench.execute.child import Child, ChildFailure
+from vanbench.execute.starter import Starter
 from vanbench.record.measurement import Facts, Round, Sample
 from vanbench.record.task import Closed, Measure, Ready, Said, Taken
 from vanbench.spec.cell import Cell

@@ -12,18 +12,19 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from vanbench.analysis.ratio import Estimate, rate, ratio, relative_half_width
 from vanbench.errors import UserError, WorkerError
-from vanbench.execute.child import WORKER, ChildFailure, Starter, starter
+from vanbench.execute.child import ChildFailure
+from vanbench.execute.contest import fewest_rounds, play_contest, round_number, why_stop
 from vanbench.execute.plan import Contest, expected_seconds, share_turns, usable_s
-from vanbench.execute.round import GROUP_SIZE, Done, Full, Lost, Phase, Turn, play, start_order
+from vanbench.execute.round import Phase, Turn
+from vanbench.execute.starter import WORKER, Starter, starter
 from vanbench.record.environment import Environment
 from vanbench.record.record import Failed, Measured, Record, Skipped
 from vanbench.record.store import Store, read_run
-from vanbench.record.task import Measure, Named, Names, Probe, Probed, Said, Vet, Vetted
+from vanbench.record.task import Named, Names, Probe, Probed
 from vanbench.report.write import write_report, write_table
 from vanbench.spec.cell import Cell
-from vanbench.spec.sampling import Sampling, stop_reason
+from vanbench.spec.sampling import Sampling
 from vanbench.spec.sweep import AXES, Sweep, parse_sweep
 
 __all__ = ["Event", "Finished", "Opened", "Saved", "default_place", "measure", "preview", "probe", "run_quietly"]
@@ -213,8 +214,8 @@ def measure(
                     contest.stopped = "budget"
                     continue
                 turns_s = share_turns(contest, active, sampling, left, nursery_s)
-                yield from _play_contest(store, nursery, contest, sampling, turns_s)
-                contest.stopped = _why_stop(store, contest, sampling)
+                yield from play_contest(store, nursery, contest, sampling, turns_s)
+                contest.stopped = why_stop(store, contest, sampling)
                 write_table(store.path, store.sweep, store.environment, store.in_order())
                 used = time.monotonic() - started
                 yield Saved(
@@ -265,15 +266,15 @@ def _prepare(store: Store, retry_failed: bool) -> list[Contest]:
     }
     contests = _contests(store.sweep, todo, skipped)
     for contest in contests:
-        contest.number = max((_number(r.round) for c in contest.cells for r in store.blank(c).rounds), default=0)
+        contest.number = max((round_number(r.round) for c in contest.cells for r in store.blank(c).rounds), default=0)
         fresh = [cell for cell in contest.cells if not store.blank(cell).rounds]
         if fresh and len(fresh) < len(contest.cells):
             # Cells that were not reached or are tried again: what is measured already need not be, but the reference.
             contest.cells = [cell for cell in contest.cells if cell == contest.reference or cell in fresh]
-        contest.rounds = _fewest_rounds(store, contest)
+        contest.rounds = fewest_rounds(store, contest)
         contest.alone = {c for c in contest.cells if any(r.alone for r in store.blank(c).rounds)}
         if contest.rounds:
-            contest.stopped = _why_stop(store, contest, store.sweep.plan)
+            contest.stopped = why_stop(store, contest, store.sweep.plan)
     return contests
 
 
@@ -284,183 +285,6 @@ def _open(record: Record, retry_failed: bool) -> bool:
     if isinstance(record.outcome, Skipped):
         return record.outcome.resumable
     return True
-
-
-def _fewest_rounds(store: Store, contest: Contest) -> int:
-    """Rounds of the cell that has the fewest; a reference that sat in several groups of a round had one round."""
-    return min((len({_number(r.round) for r in store.blank(cell).rounds}) for cell in contest.cells), default=0)
-
-
-def _number(name: str) -> int:
-    """The round's number in its name, `r<number>.<contest>`."""
-    return int(name.partition(".")[0][1:])
-
-
-def _play_contest(
-    store: Store, nursery: Starter, contest: Contest, sampling: Sampling, turns_s: float
-) -> Iterator[Phase | Turn]:
-    """One round of a contest: its groups one after the other, the reference in each, then the cells that go alone."""
-    start = time.monotonic()
-    yield from _vet(store, nursery, contest, sampling)
-    contest.vetting_s, start = time.monotonic() - start, time.monotonic()
-    if not contest.cells:
-        contest.stopped = "failed"
-        return
-    contest.number += 1
-    in_turns = 0.0
-    together = [cell for cell in contest.cells if cell not in contest.alone]
-    others = [cell for cell in together if cell != contest.reference]
-    groups = max(1, -(-len(others) // (GROUP_SIZE - 1)))
-    alone = [cell for cell in contest.cells if cell in contest.alone]
-    part, lost = 0, set[Cell]()
-    laps_s: list[float] = []
-    while together or alone:
-        if together:
-            head = [] if contest.reference not in together else [contest.reference]
-            group = head + others[: GROUP_SIZE - len(head)]
-        else:
-            group = [alone.pop(0)]
-        solo = not together
-        name = f"r{contest.number}.{'-'.join(map(str, contest.reference.contest))}.{part}"
-        part += 1
-        tasks = [_task(store, sampling, cell) for cell in group]
-        started: Sequence[Cell] = group
-        seed = hash_seed(sampling.seed, name)
-        begun: float | None = None
-        turns = 0
-        order = start_order(len(group), sampling.seed, contest.number)
-        for event in play(nursery, tasks, name=name, turns_s=turns_s / groups, seed=seed, order=order, alone=solo):
-            if isinstance(event, Full):
-                started = event.started
-            elif isinstance(event, Done):
-                _keep(store, event, sampling)
-            elif isinstance(event, Lost):
-                if event.kind == "out_of_memory" and not solo and event.company > 0:
-                    contest.alone.add(event.cell)
-                    alone.append(event.cell)
-                else:
-                    _lose(store, event, sampling)
-                    lost.add(event.cell)
-            else:
-                if isinstance(event, Turn):
-                    begun = begun if begun is not None else time.monotonic()
-                    turns += 1
-                    last_turn = time.monotonic()
-                yield event
-        if begun is not None and turns > 1:
-            in_turns += last_turn - begun
-            laps_s.append((last_turn - begun) / (turns - 1) * len(group))
-        if not solo:
-            others = [cell for cell in others if cell not in started]
-            if len(group) > 1 and len(started) == 1:
-                # No room for company: what is left goes one by one.
-                contest.alone.update(others)
-                alone += others
-                others = []
-            together = others if not others else [contest.reference, *others]
-            if contest.reference in lost or contest.reference in contest.alone:
-                together = others
-    contest.cells = [cell for cell in contest.cells if cell not in lost]
-    contest.start_s = max(0.0, time.monotonic() - start - in_turns)
-    contest.lap_s = max(laps_s) if laps_s else contest.lap_s
-    contest.rounds = _fewest_rounds(store, contest)
-    if not contest.cells:
-        contest.stopped = "failed"
-
-
-def _vet(store: Store, nursery: Starter, contest: Contest, sampling: Sampling) -> Iterator[Phase]:
-    """Vet the contest's cells once a run, one after the other; what fails here is failed and plays no round."""
-    if contest.vetted:
-        return
-    contest.vetted = True
-    for cell in list(contest.cells):
-        child = nursery.fork(Vet(cell=cell, device=store.environment.device, seed=sampling.seed), cell.slug)
-        try:
-            while isinstance(answer := child.receive(sampling.timeout_s), Said):
-                yield Phase(cell, answer.phase)
-            if not isinstance(answer, Vetted):
-                raise ChildFailure("protocol", f"expected vetted, got {type(answer).__name__}")
-        except ChildFailure as failure:
-            child.kill()
-            _lose(store, Lost(cell, failure.kind, str(failure), 0), sampling)
-            contest.cells.remove(cell)
-            continue
-        child.leave()
-
-
-def hash_seed(seed: int, name: str) -> int:
-    """A seed for one round, the same on every machine."""
-    import zlib
-
-    return zlib.crc32(f"{seed}/{name}".encode())
-
-
-def _task(store: Store, sampling: Sampling, cell: Cell) -> Measure:
-    record = store.blank(cell)
-    return Measure(
-        cell=cell,
-        device=store.environment.device,
-        sampling=sampling,
-        seed=sampling.seed,
-        first=not record.rounds,
-        energy=not record.rounds,
-    )
-
-
-def _keep(store: Store, done: Done, sampling: Sampling) -> None:
-    record = store.blank(done.cell)
-    store.save(
-        msgspec.structs.replace(
-            record,
-            sampling=sampling,
-            outcome=Measured(),
-            facts=record.facts or done.facts,
-            rounds=(*record.rounds, done.round),
-        )
-    )
-
-
-def _lose(store: Store, lost: Lost, sampling: Sampling) -> None:
-    record = store.blank(lost.cell)
-    outcome: Skipped | Failed = Skipped(reason=lost.message)
-    if lost.kind != "skipped":
-        outcome = Failed(kind=lost.kind, message=lost.message, rerun=rerun_command(lost.cell, store.environment))
-    store.save(msgspec.structs.replace(record, sampling=sampling, outcome=outcome))
-
-
-def rerun_command(cell: Cell, environment: Environment) -> str:
-    """The command that measures one cell alone."""
-    import shlex
-
-    words = ["vanbench", "run", "--models", cell.model]
-    for axis, field in AXES.items():
-        # Batch size and memory format have several values by default: alone means saying them always.
-        if field != "model" and (field in cell.asked or field in ("batch_size", "memory_format", "precision")):
-            words += [f"--{axis}", str(getattr(cell, field))]
-    words += ["--device", environment.device]
-    return shlex.join(words)
-
-
-def _why_stop(store: Store, contest: Contest, sampling: Sampling) -> str | None:
-    """The stop rule, over the widest interval among the contest's cells."""
-    cells = [cell for cell in contest.cells if store.blank(cell).rounds]
-    if not cells:
-        return contest.stopped or "failed"
-    rounds = {cell: store.blank(cell).rounds for cell in cells}
-    base = rounds.get(contest.reference)
-    widths = []
-    for cell in cells:
-        estimate: Estimate | None
-        if cell == contest.reference or base is None or cell in contest.alone:
-            if len(cells) > 1 and cell == contest.reference:
-                continue
-            estimate = rate(rounds[cell])
-        else:
-            estimate = ratio(rounds[cell], base)
-        widths.append(relative_half_width(estimate) if estimate is not None else None)
-    known = [width for width in widths if width is not None]
-    widest = max(known) if known and len(known) == len(widths) else None
-    return stop_reason(sampling, contest.rounds, widest)
 
 
 def _conclude(store: Store, contests: Iterable[Contest]) -> None:
