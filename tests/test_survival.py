@@ -106,6 +106,38 @@ def test_a_step_is_never_shorter_than_what_it_must_take_and_the_sample_covers_it
     assert sum(one.step_s) <= one.seconds
 
 
+def test_a_timed_process_keeps_blocks_that_glibc_would_map_anew_at_each_use() -> None:
+    import platform
+
+    if platform.libc_ver()[0] != "glibc":
+        pytest.skip("the threshold is glibc's")
+    code = """
+import ctypes, sys, torch
+from vanbench.worker.memory import raise_the_threshold
+
+class Mallinfo(ctypes.Structure):
+    _names = "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost"
+    _fields_ = [(n, ctypes.c_size_t) for n in _names.split()]
+
+libc = ctypes.CDLL(None)
+if not hasattr(libc, "mallinfo2"):
+    sys.exit(77)
+libc.mallinfo2.restype = Mallinfo
+if sys.argv[1] == "raised":
+    raise_the_threshold()
+before = libc.mallinfo2().hblkhd
+block = torch.empty(20 << 20, dtype=torch.uint8)
+print(libc.mallinfo2().hblkhd - before >= 20 << 20)
+"""
+    mapped = {}
+    for word in ("raised", "left"):
+        done = subprocess.run([sys.executable, "-c", code, word], capture_output=True, text=True, check=False)
+        if done.returncode == 77:
+            pytest.skip("this glibc has no mallinfo2")
+        mapped[word] = done.stdout.strip()
+    assert mapped == {"raised": "False", "left": "True"}
+
+
 def test_compiling_is_timed_apart_and_a_graph_break_is_flagged(tmp_path: Path) -> None:
     if subprocess.run(["g++", "--version"], capture_output=True, check=False).returncode:
         pytest.skip("torch.compile on a CPU needs a C++ compiler")
