@@ -19,7 +19,6 @@ _SIDES = ((1, "left"), (-1, "right"))
 def spread_names(figure: Figure, axes: Sequence[Axes]) -> None:
     """Move each name to where, nearest to its point, it covers the fewest other names and points."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.collections import LineCollection
     from matplotlib.text import Annotation
     from matplotlib.transforms import Bbox
 
@@ -36,9 +35,10 @@ def spread_names(figure: Figure, axes: Sequence[Axes]) -> None:
         for line in axis.get_lines():
             points += [Bbox.from_bounds(x - 3.5, y - 3.5, 7, 7) for x, y in axis.transData.transform(line.get_xydata())]
         # The bars of intervals too: a box as long as the bar, so that no name lies on one.
-        for bars in (child for child in axis.get_children() if isinstance(child, LineCollection)):
-            for ends in map(axis.transData.transform, bars.get_segments()):
-                points.append(Bbox([ends.min(axis=0) - 2, ends.max(axis=0) + 2]))
+        for line in axis.get_lines():
+            xy = axis.transData.transform(line.get_xydata())
+            if len(xy) == 2 and line.get_linestyle() == "-":
+                points.append(Bbox([xy.min(axis=0) - 2, xy.max(axis=0) + 2]))
         texts = [child for child in axis.get_children() if isinstance(child, Annotation)]
         # From the slow side, where there is least room, to the fast one, where names may leave to the right.
         for text in sorted(texts, key=lambda text: text.xy):
