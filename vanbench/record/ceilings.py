@@ -11,7 +11,7 @@ import msgspec
 from vanbench.errors import UserError
 from vanbench.record.store import replace_file
 
-__all__ = ["Book", "Ceiling", "Ceilings", "Stream", "cache_place", "merged", "read_book", "remember"]
+__all__ = ["Book", "Ceiling", "Ceilings", "Stream", "cache_place", "cache_root", "merged", "read_book", "remember"]
 
 CONVENTION = (
     "Bytes are algorithmic: each element that is read or written counts once; what a store fetches first "
@@ -131,8 +131,8 @@ def _both(first: Ceiling, again: Ceiling, least: bool = False) -> Ceiling:
     )
 
 
-def cache_place(machine_key: str) -> Path:
-    """Where `vanbench ceilings` keeps a machine's book: below $XDG_CACHE_HOME, or the system's place for caches."""
+def cache_root() -> Path:
+    """The folder of what vanbench keeps between runs: below $XDG_CACHE_HOME, or the system's place for caches."""
     given = os.environ.get("XDG_CACHE_HOME")
     if given:
         root = Path(given)
@@ -142,7 +142,12 @@ def cache_place(machine_key: str) -> Path:
         root = Path(os.environ.get("LOCALAPPDATA", str(Path.home())))
     else:
         root = Path.home() / ".cache"
-    return root / "vanbench" / "ceilings" / f"{machine_key}.json"
+    return root / "vanbench"
+
+
+def cache_place(machine_key: str) -> Path:
+    """Where `vanbench ceilings` keeps a machine's book."""
+    return cache_root() / "ceilings" / f"{machine_key}.json"
 
 
 def read_book(path: Path) -> Book:
