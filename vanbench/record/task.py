@@ -6,8 +6,10 @@ from typing import Any
 
 import msgspec
 
+from vanbench.record.ceilings import Ceilings
 from vanbench.record.environment import Environment
 from vanbench.record.measurement import Disturbance, Facts, Sample
+from vanbench.record.profile import Case, CaseVisit, Profile, Shape
 from vanbench.spec.cell import Cell
 from vanbench.spec.sampling import Sampling
 
@@ -18,24 +20,33 @@ __all__ = [
     "Closed",
     "Dead",
     "Declined",
+    "FindCeilings",
+    "FindShapes",
     "Forked",
+    "Found",
     "Measure",
     "Named",
     "Names",
+    "Over",
     "Probe",
     "Probed",
+    "ProfileStep",
+    "Profiled",
     "Ready",
     "Said",
+    "Shaped",
     "Taken",
     "Task",
+    "TimeCases",
     "Vet",
     "Vetted",
+    "Visited",
     "decode_answer",
     "encode",
 ]
 
 # Raised whenever a message changes shape, so that an arm with other sources is refused by name, not misread.
-PROTOCOL = 1
+PROTOCOL = 2
 
 
 class Names(msgspec.Struct, frozen=True, kw_only=True, tag="names"):
@@ -76,7 +87,50 @@ class Measure(msgspec.Struct, frozen=True, kw_only=True, tag="measure"):
     energy: bool = False
 
 
-Task = Names | Probe | Vet | Measure
+class FindCeilings(msgspec.Struct, frozen=True, kw_only=True, tag="ceilings"):
+    """What does this device reach? seconds: how long to look; threads: of a CPU."""
+
+    device: str
+    device_name: str
+    machine_key: str
+    threads: int | str = "auto"
+    seconds: float = 60.0
+    seed: int = 0
+
+
+class ProfileStep(msgspec.Struct, frozen=True, kw_only=True, tag="profile"):
+    """Where does a step's time go? The cell has been vetted in this run. seconds: how long to look."""
+
+    cell: Cell
+    device: str
+    seed: int
+    sampling: Sampling
+    seconds: float = 15.0
+
+
+class FindShapes(msgspec.Struct, frozen=True, kw_only=True, tag="shapes"):
+    """Which depthwise convs occur in these models?"""
+
+    models: tuple[str, ...]
+    image_size: int = 224
+
+
+class TimeCases(msgspec.Struct, frozen=True, kw_only=True, tag="depthwise"):
+    """Time depthwise convs alone: every case once by every implementation, in an order drawn from `seed`.
+
+    check: also compare answers with float64. seconds: leave out what is not reached by then.
+    """
+
+    cases: tuple[Case, ...]
+    implementations: tuple[str, ...]
+    device: str
+    threads: int | str = "auto"
+    seed: int = 0
+    check: bool = True
+    seconds: float = 240.0
+
+
+Task = Names | Probe | Vet | Measure | FindCeilings | ProfileStep | FindShapes | TimeCases
 
 
 class Ask(msgspec.Struct, frozen=True, kw_only=True):
@@ -147,7 +201,40 @@ class Named(msgspec.Struct, frozen=True, kw_only=True, tag="named"):
     rows: list[tuple[str, int | None, int | None]] = []
 
 
-Answer = Said | Ready | Vetted | Taken | Closed | Declined | Probed | Named
+class Found(msgspec.Struct, frozen=True, kw_only=True, tag="found"):
+    """Answer to `FindCeilings`."""
+
+    ceilings: Ceilings
+
+
+class Profiled(msgspec.Struct, frozen=True, kw_only=True, tag="profiled"):
+    """Answer to `ProfileStep`."""
+
+    profile: Profile
+
+
+class Shaped(msgspec.Struct, frozen=True, kw_only=True, tag="shaped"):
+    """Answer to `FindShapes`: one for each conv, repeated where it occurs again."""
+
+    shapes: list[Shape]
+
+
+class Visited(msgspec.Struct, frozen=True, kw_only=True, tag="visited"):
+    """From `TimeCases`: one visit."""
+
+    visit: CaseVisit
+
+
+class Over(msgspec.Struct, frozen=True, kw_only=True, tag="over"):
+    """The last word of `TimeCases`. reached: how many cases were visited by all."""
+
+    reached: int
+    threads: int
+
+
+Answer = (
+    Said | Ready | Vetted | Taken | Closed | Declined | Probed | Named | Found | Profiled | Shaped | Visited | Over
+)
 
 
 class Forked(msgspec.Struct, frozen=True, kw_only=True, tag="forked"):
@@ -163,7 +250,9 @@ class Dead(msgspec.Struct, frozen=True, kw_only=True, tag="dead"):
     code: int
 
 
-_ANSWER = msgspec.json.Decoder(Said | Ready | Vetted | Taken | Closed | Declined | Probed | Named)
+_ANSWER = msgspec.json.Decoder(
+    Said | Ready | Vetted | Taken | Closed | Declined | Probed | Named | Found | Profiled | Shaped | Visited | Over
+)
 
 
 def encode(message: Any) -> bytes:

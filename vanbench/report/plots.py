@@ -6,20 +6,30 @@ batch size is an axis, the model within its family. Text is drawn as text, whate
 
 from __future__ import annotations
 
-import errno
-import io
-import math
-import re
 import textwrap
-import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from vanbench.errors import StorageError, UserError
-from vanbench.record.store import replace_file
+from vanbench.report.drawing import (
+    FAINT,
+    GREY,
+    MARKERS,
+    Drawn,
+    drawing,
+    family_colours,
+    filling,
+    grid_shape,
+    key,
+    key_width,
+    number,
+    number_axis,
+    one_line,
+    padded,
+    page,
+    save,
+)
 from vanbench.report.placement import spread_names
 from vanbench.report.table import Row, differing
 
@@ -29,55 +39,9 @@ if TYPE_CHECKING:
 
 __all__ = ["FIGURES", "Drawn", "draw", "save_all"]
 
-_OKABE_ITO = {"van": "#D55E00", "convnext": "#0072B2", "resnet": "#009E73"}
-_OTHER_FAMILIES = ("#CC79A7", "#E69F00", "#56B4E9", "#000000")
-_LATE_FAMILIES = "#7F7F7F"
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">", "p", "h")
-_GREY = "#6B6B6B"
-_FAINT = "#D9D9D9"
 _AXES_OF_A_CONFIGURATION = ("precision", "memory_format", "compile", "form", "depthwise", "device", "threads")
-_LONGEST_NAME = 34
-_LONGEST_KEY = 44
-_MOST_COLUMNS = 3
-_LEAST_WIDTH = 4.6  # inches
 # A range beyond which a linear axis squeezes the slow models into its first tenth.
 _WIDE_RANGE = 12.0
-# Above so many decades, these multiples of a power of ten are ticks.
-_SUBDIVISIONS = (
-    (2.6, (1.0,)),
-    (1.6, (1.0, 3.0)),
-    (0.7, (1.0, 2.0, 5.0)),
-    (0.35, (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0)),
-    (-1.0, (1.0, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6, 1.8, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0)),
-)
-_STYLE: Any = {
-    # A name may hold `$` or `_`, which mean nothing here.
-    "text.parse_math": False,
-    "font.family": "sans-serif",
-    "font.size": 8.0,
-    "axes.titlesize": 8.5,
-    "axes.labelsize": 8.5,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.linewidth": 0.7,
-    "axes.edgecolor": "#444444",
-    "xtick.major.width": 0.7,
-    "ytick.major.width": 0.7,
-    "svg.fonttype": "none",
-    "svg.hashsalt": "vanbench",
-    "figure.dpi": 100,
-    "savefig.dpi": 200,
-    "text.usetex": False,
-}
-
-
-class Drawn(NamedTuple):
-    """A figure, or why there is none. title: one line that says what it shows."""
-
-    name: str
-    title: str
-    figure: Figure | None
-    reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -104,33 +68,6 @@ class _Scene:
 
 def _whole(value: Any) -> int:
     return int(value)
-
-
-def _number(row: Row, name: str) -> float | None:
-    value = row[name]
-    return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else None
-
-
-def _plain_name(text: str, longest: int = _LONGEST_NAME) -> str:
-    """One line, the middle of an overlong name left out: beginnings and ends tell models apart."""
-    text = " ".join(text.split())
-    if len(text) <= longest:
-        return text
-    return f"{text[: longest * 2 // 3 - 1]}…{text[-(longest // 3) :]}"
-
-
-def _family(model: str) -> str:
-    found = re.match(r"[A-Za-z]+", model.rpartition(":")[2])
-    return found.group().lower() if found else model
-
-
-def _colours(models: Sequence[str]) -> dict[str, str]:
-    colours = dict(_OKABE_ITO)
-    spare = iter(_OTHER_FAMILIES)
-    for model in models:
-        if _family(model) not in colours:
-            colours[_family(model)] = next(spare, _LATE_FAMILIES)
-    return {model: colours[_family(model)] for model in models}
 
 
 def _configuration(row: Row, names: Sequence[str]) -> str:
@@ -161,8 +98,8 @@ def _scenes(rows: Sequence[Row]) -> list[_Scene]:
                 image_size=image_size,
                 models=models,
                 configurations=configurations,
-                colours=_colours(models),
-                markers={name: _MARKERS[i % len(_MARKERS)] for i, name in enumerate(configurations)},
+                colours=family_colours(models),
+                markers={name: MARKERS[i % len(MARKERS)] for i, name in enumerate(configurations)},
                 constant=said,
                 caption=_caption(example),
             )
@@ -173,10 +110,10 @@ def _scenes(rows: Sequence[Row]) -> list[_Scene]:
 def _caption(row: Row) -> str:
     parts = [row["device_name"], f"torch {row['torch_version']}", f"vanbench {row['vanbench_version']}"]
     date = str(row["date"] or "")[:10]
-    return " · ".join(_plain_name(str(part), 60) for part in [*parts, date] if part)
+    return " · ".join(one_line(str(part), 60) for part in [*parts, date] if part)
 
 
-# --- pieces that every figure is made of ----------------------------------------------------------------------------
+# --- pieces that these figures are made of ---------------------------------------------------------------------------
 
 
 def _panels(
@@ -189,49 +126,19 @@ def _panels(
     keys: Sequence[str] = (),
     **share: Any,
 ) -> tuple[Figure, list[Axes]]:
-    """A figure of panels, `size` inches each, with the title above and the caption below; surplus panels removed.
-
-    keys: labels of a legend to come, for which room is left at the right.
-    """
-    from matplotlib.figure import Figure
-    from matplotlib.layout_engine import ConstrainedLayoutEngine
-
-    lines, columns = shape
-    room = 0.4 + 0.0088 * 7.5 * max(len(_plain_name(key, _LONGEST_KEY)) for key in keys) if keys else 0.0
-    width = max(columns * size[0] + 0.3 + room, _LEAST_WIDTH)
+    """The page of a scene's panels. keys: labels of a legend to come, for which room is left at the right."""
     about = " · ".join([scene.task, f"{scene.image_size} px", scene.constant]).strip(" ·")
-    above = [*_wrapped(title, 10.5, width), *_wrapped(about, 8.5, width)]
-    below = [*_wrapped(note, 6.5, width), *_wrapped(scene.caption, 6.5, width)]
-    head, foot = 0.17 + 0.22 * len(above), 0.17 + 0.115 * len(below)
-    height = max(lines * size[1], 0.17 * len(keys) + 0.4) + head + foot
-    layout = ConstrainedLayoutEngine(
-        rect=(0, foot / height, 0.99 - room / width, 1 - (head + foot) / height), w_pad=0.06, h_pad=0.06
+    return page(
+        title,
+        about,
+        [note, scene.caption],
+        shape,
+        size,
+        count,
+        room=key_width(keys),
+        least_height=0.17 * len(keys) + 0.4,
+        **share,
     )
-    figure = Figure(figsize=(width, height), layout=layout)
-    grid = figure.subplots(lines, columns, squeeze=False, **share)
-    axes = [axis for line in grid for axis in line]
-    for axis in axes[count:]:
-        axis.remove()
-    titles = len(_wrapped(title, 10.5, width))
-    for i, line in enumerate(above):
-        style: dict[str, Any] = (
-            {"fontsize": 10.5, "fontweight": "bold"} if i < titles else {"fontsize": 8.5, "color": _GREY}
-        )
-        figure.text(0.08 / width, 1 - (0.10 + 0.23 * i) / height, line, ha="left", va="top", **style)
-    for i, line in enumerate(reversed(below)):
-        y = (0.08 + 0.115 * i) / height
-        figure.text(0.08 / width, y, line, ha="left", va="bottom", fontsize=6.5, color=_GREY)
-    return figure, axes[:count]
-
-
-def _wrapped(words: str, size: float, width: float) -> list[str]:
-    """Lines of text of `size` points that fit a figure `width` inches wide, by a letter's mean width."""
-    return textwrap.wrap(words, max(20, int((width - 0.16) / (0.0076 * size)))) or [""]
-
-
-def _grid_shape(count: int, most: int = _MOST_COLUMNS) -> tuple[int, int]:
-    columns = {4: 2, 7: 4, 8: 4}.get(count, min(count, most))
-    return -(-count // columns), columns
 
 
 def _legend(figure: Figure, beside: Axes, entries: Sequence[tuple[str, str, str, bool]]) -> None:
@@ -239,60 +146,17 @@ def _legend(figure: Figure, beside: Axes, entries: Sequence[tuple[str, str, str,
     from matplotlib.lines import Line2D
 
     handles = [
-        Line2D([], [], linestyle="none", marker=marker, color=colour, markersize=5, **_fill(colour, filled))
+        Line2D([], [], linestyle="none", marker=marker, color=colour, markersize=5, **filling(colour, filled))
         for _, marker, colour, filled in entries
     ]
-    # Labels are set afterwards: a legend would leave out a name that begins with an underscore.
-    legend = figure.legend(
-        handles,
-        ["x"] * len(handles),
-        loc="upper left",
-        bbox_to_anchor=(1.02, 1.02),
-        bbox_transform=beside.transAxes,
-        frameon=False,
-        fontsize=7.5,
-        handletextpad=0.3,
-        labelspacing=0.35,
-        borderaxespad=0.3,
-    )
-    legend.set_in_layout(False)
-    for text, entry in zip(legend.get_texts(), entries, strict=True):
-        text.set_text(_plain_name(entry[0], _LONGEST_KEY))
-
-
-def _fill(colour: str, filled: bool) -> dict[str, Any]:
-    return {"markerfacecolor": colour if filled else "white", "markeredgecolor": colour, "markeredgewidth": 0.9}
-
-
-def _number_axis(axis: Any, values: Sequence[float], *, logarithmic: bool) -> None:
-    """Ticks as plain numbers. axis: an XAxis or YAxis; values: what it must hold."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
-
-    from vanbench.units import significant
-
-    axis.set_major_formatter(FuncFormatter(lambda value, _: significant(value) if math.isfinite(value) else ""))
-    if not logarithmic:
-        axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
-        return
-    decades = math.log10(max(values) / min(values)) if values else 1.0
-    subs = next(subs for least, subs in _SUBDIVISIONS if decades > least)
-    axis.set_major_locator(LogLocator(subs=subs, numticks=12))
-    axis.set_minor_formatter(NullFormatter())
-    axis.set_minor_locator(NullLocator())
-
-
-def _padded(values: Sequence[float], share: float = 0.08) -> tuple[float, float]:
-    """Limits of a logarithmic axis with room at both ends."""
-    low, high = min(values), max(values)
-    room = max((high / low) ** share, 1.04)
-    return low / room, high * room
+    key(figure, beside, [(entry[0], handle) for entry, handle in zip(entries, handles, strict=True)])
 
 
 def _reference(scene: _Scene) -> str:
     """The reference's model and configuration, if it is the same one in every panel."""
     rows = [row for row in scene.rows if row["ratio"] == 1 and row["ratio_low"] is None]
     names = {", ".join(filter(None, (str(row["model"]), str(row["configuration"])))) for row in rows}
-    return _plain_name(names.pop(), 70) if len(names) == 1 else "one in each panel"
+    return one_line(names.pop(), 70) if len(names) == 1 else "one in each panel"
 
 
 class _Measure(NamedTuple):
@@ -306,10 +170,10 @@ class _Measure(NamedTuple):
 
     def of(self, row: Row) -> tuple[float, float | None, float | None] | None:
         """Value and interval in the axis' unit, or None if the row has no figure."""
-        seen = _number(row, self.value)
+        seen = number(row, self.value)
         if seen is None:
             return None
-        low, high = (_number(row, name) if name else None for name in (self.low, self.high))
+        low, high = (number(row, name) if name else None for name in (self.low, self.high))
         scaled = [None if each is None else each * self.factor for each in (low, high)]
         return seen * self.factor, scaled[0], scaled[1]
 
@@ -335,14 +199,14 @@ def _dots(scene: _Scene, name: str, title: str, note: str, measure: _Measure, *,
     if ratio and all(row["ratio"] == 1 and row["ratio_low"] is None for row in present):
         return Drawn(name, title, None, "nothing was measured beside a reference")
     best = {
-        model: max((_number(r, "images_per_s") or 0.0 for r in scene.of(model=model)), default=0.0)
+        model: max((number(r, "images_per_s") or 0.0 for r in scene.of(model=model)), default=0.0)
         for model in scene.models
     }
     models = sorted(scene.models, key=lambda model: best[model])
     several = len(scene.configurations)
     row_height = max(0.36 if len(models) <= 6 else 0.25, 0.095 * several + 0.09)
-    shape = _grid_shape(len(scene.batches))
-    longest = max(len(_plain_name(model)) for model in models)
+    shape = grid_shape(len(scene.batches))
+    longest = max(len(one_line(model)) for model in models)
     panel = (max(2.7, 4.6 / shape[1] + 0.9) + (0.055 * longest / shape[1]), max(1.05, row_height * len(models) + 0.55))
     keys = scene.configurations if several > 1 else []
     figure, axes = _panels(scene, title, note, shape, panel, len(scene.batches), keys, sharey=True, sharex=ratio)
@@ -372,15 +236,15 @@ def _dots(scene: _Scene, name: str, title: str, note: str, measure: _Measure, *,
                     textcoords="offset points",
                     va="center",
                     fontsize=6.5,
-                    color=_GREY,
+                    color=GREY,
                     style="italic",
                 )
         axis.set_ylim(-0.6, len(models) - 0.4)
-        axis.set_yticks(range(len(models)), [_plain_name(model) for model in models])
+        axis.set_yticks(range(len(models)), [one_line(model) for model in models])
         axis.tick_params(axis="y", length=0)
         for place in range(len(models) - 1):
-            axis.axhline(place + 0.5, color=_FAINT, linewidth=0.5, zorder=0)
-        axis.grid(axis="x", color=_FAINT, linewidth=0.5)
+            axis.axhline(place + 0.5, color=FAINT, linewidth=0.5, zorder=0)
+        axis.grid(axis="x", color=FAINT, linewidth=0.5)
         axis.set_axisbelow(True)
         axis.set_xlabel(measure.words)
         spans.append(ends)
@@ -401,7 +265,7 @@ def _dot(
     if low is not None and high is not None:
         axis.plot([low, high], [y, y], color=colour, linewidth=1.3, solid_capstyle="butt", zorder=2)
     axis.plot(
-        [value], [y], marker=marker, markersize=4.6, linestyle="none", color=colour, zorder=3, **_fill(colour, filled)
+        [value], [y], marker=marker, markersize=4.6, linestyle="none", color=colour, zorder=3, **filling(colour, filled)
     )
 
 
@@ -416,10 +280,10 @@ def _value_axis(axis: Axes, ends: Sequence[float], *, ratio: bool) -> None:
     logarithmic = ratio or max(ends) / min(ends) > _WIDE_RANGE
     if logarithmic:
         axis.set_xscale("log")
-        axis.set_xlim(*_padded(ends))
+        axis.set_xlim(*padded(ends))
     else:
         axis.set_xlim(0, max(ends) * 1.06)
-    _number_axis(axis.xaxis, ends, logarithmic=logarithmic)
+    number_axis(axis.xaxis, ends, logarithmic=logarithmic)
 
 
 def _against_batch(scene: _Scene, name: str, title: str, note: str, measure: _Measure) -> Drawn:
@@ -431,7 +295,7 @@ def _against_batch(scene: _Scene, name: str, title: str, note: str, measure: _Me
     configurations = [each for each in scene.configurations if any(row["configuration"] == each for row in present)]
     models = [model for model in scene.models if any(row["model"] == model for row in present)]
     looks = _looks(models, scene)
-    shape = _grid_shape(len(configurations))
+    shape = grid_shape(len(configurations))
     figure, axes = _panels(
         scene,
         title,
@@ -445,7 +309,7 @@ def _against_batch(scene: _Scene, name: str, title: str, note: str, measure: _Me
     )
     ends = [end for row in present if (seen := measure.of(row)) for end in _ends(seen)]
     for place, (axis, configuration) in enumerate(zip(axes, configurations, strict=True)):
-        axis.set_title(textwrap.fill(_plain_name(configuration, 60), 32), loc="left")
+        axis.set_title(textwrap.fill(one_line(configuration, 60), 32), loc="left")
         for i, model in enumerate(models):
             marker, colour, filled = looks[model]
             points = [
@@ -470,16 +334,16 @@ def _against_batch(scene: _Scene, name: str, title: str, note: str, measure: _Me
                 markersize=4.6,
                 color=colour,
                 zorder=3,
-                **_fill(colour, filled),
+                **filling(colour, filled),
             )
         axis.set_xscale("log", base=2)
         axis.set_xlim(batches[0] / 1.45, batches[-1] * 1.45)
         axis.set_xticks(batches, [str(batch) for batch in batches])
         axis.minorticks_off()
         axis.set_yscale("log")
-        axis.set_ylim(*_padded(ends))
-        _number_axis(axis.yaxis, ends, logarithmic=True)
-        axis.grid(color=_FAINT, linewidth=0.5)
+        axis.set_ylim(*padded(ends))
+        number_axis(axis.yaxis, ends, logarithmic=True)
+        axis.grid(color=FAINT, linewidth=0.5)
         axis.set_axisbelow(True)
         axis.set_xlabel("batch size (images)")
         axis.set_ylabel(measure.words)
@@ -499,7 +363,7 @@ def _looks(models: Sequence[str], scene: _Scene) -> dict[str, tuple[str, str, bo
     for model in models:
         index = met.get(scene.colours[model], 0)
         met[scene.colours[model]] = index + 1
-        marker = _MARKERS[index // 2 % len(_MARKERS)] if len(models) > 12 else _MARKERS[index % len(_MARKERS)]
+        marker = MARKERS[index // 2 % len(MARKERS)] if len(models) > 12 else MARKERS[index % len(MARKERS)]
         looks[model] = (marker, scene.colours[model], index % 2 == 0 if len(models) > 12 else True)
     return looks
 
@@ -511,7 +375,7 @@ def _against_accuracy(scene: _Scene) -> Drawn:
     if not present:
         return Drawn(name, title, None, "no measured model has a published figure at this image size")
     batches = sorted({_whole(row["batch_size"]) for row in present})
-    shape = _grid_shape(len(batches))
+    shape = grid_shape(len(batches))
     note = (
         "Accuracy: published, trained on ImageNet-1k alone at 224 px (weights here are random). Bars: 95 % intervals."
     )
@@ -525,11 +389,11 @@ def _against_accuracy(scene: _Scene) -> Drawn:
         ends: list[float] = []
         for model in dict.fromkeys(str(row["model"]) for row in present):
             rows = [row for row in present if row["model"] == model and row["batch_size"] == batch]
-            rows.sort(key=lambda row: _number(row, "images_per_s") or 0.0)
+            rows.sort(key=lambda row: number(row, "images_per_s") or 0.0)
             colour = scene.colours[model]
             for row in rows:
                 seen = _RATE.of(row)
-                top1 = _number(row, "top1")
+                top1 = number(row, "top1")
                 if seen is None or top1 is None:
                     continue
                 ends += _ends(seen)
@@ -540,7 +404,7 @@ def _against_accuracy(scene: _Scene) -> Drawn:
                 used[configuration] = None
                 _dot(axis, seen, top1, colour, scene.markers[configuration], filled=True)
                 named = axis.annotate(
-                    _plain_name(model, 26),
+                    one_line(model, 26),
                     (seen[0], top1),
                     xytext=(6, 0),
                     textcoords="offset points",
@@ -550,12 +414,12 @@ def _against_accuracy(scene: _Scene) -> Drawn:
                     arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.4, "shrinkA": 0, "shrinkB": 2},
                 )
                 named.set_in_layout(False)
-        low, high = _padded(ends, 0.1)
+        low, high = padded(ends, 0.1)
         axis.set_xscale("log")
         # Room for the names, most of which stand to the right of their point.
         axis.set_xlim(low, high * (high / low) ** 0.15)
-        _number_axis(axis.xaxis, ends, logarithmic=True)
-        axis.grid(color=_FAINT, linewidth=0.5)
+        number_axis(axis.xaxis, ends, logarithmic=True)
+        axis.grid(color=FAINT, linewidth=0.5)
         axis.set_axisbelow(True)
         axis.margins(y=0.12)
         axis.set_xlabel("images/s")
@@ -605,42 +469,22 @@ FIGURES: tuple[Callable[[_Scene], Drawn], ...] = (
 )
 
 
-@contextmanager
-def _drawing() -> Iterator[None]:
-    """Our style for the time of drawing; a name with signs that the font lacks is drawn with boxes, without a word."""
-    import matplotlib
-
-    with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=r"Glyph .* missing from", category=UserWarning)
-        yield
-
-
-def draw(rows: Sequence[Row]) -> Iterator[tuple[Drawn, dict[str, bytes]]]:
-    """Each figure with its files' content by suffix (`png`, `svg`); none for a figure with nothing to show.
+def draw(rows: Sequence[Row]) -> Iterator[Drawn]:
+    """Each figure, or why there is none.
 
     One of each kind for every task and image size; with several of those the name says which.
     """
     scenes = _scenes(rows)
-    with _drawing():
-        for make in FIGURES:
-            for scene in scenes:
+    for make in FIGURES:
+        for scene in scenes:
+            with drawing():
                 drawn = make(scene)
-                if len(scenes) > 1:
-                    drawn = drawn._replace(
-                        name=f"{drawn.name}-{scene.task}-{scene.image_size}px",
-                        title=f"{drawn.title}, {scene.task}, {scene.image_size} px",
-                    )
-                yield drawn, {} if drawn.figure is None else _encode(drawn.figure)
-
-
-def _encode(figure: Figure) -> dict[str, bytes]:
-    files = {}
-    for suffix in ("png", "svg"):
-        content = io.BytesIO()
-        # No date within: drawn twice from the same table a figure is the same to the byte.
-        figure.savefig(content, format=suffix, metadata={"Date": None} if suffix == "svg" else {"Software": "vanbench"})
-        files[suffix] = content.getvalue()
-    return files
+            if len(scenes) > 1:
+                drawn = drawn._replace(
+                    name=f"{drawn.name}-{scene.task}-{scene.image_size}px",
+                    title=f"{drawn.title}, {scene.task}, {scene.image_size} px",
+                )
+            yield drawn
 
 
 def save_all(rows: Sequence[Row], folder: Path) -> tuple[list[Path], list[Drawn]]:
@@ -649,19 +493,4 @@ def save_all(rows: Sequence[Row], folder: Path) -> tuple[list[Path], list[Drawn]
     Files of figures that can no longer be made are removed, so that no old figure stands beside new numbers.
     Raises StorageError or UserError if a file cannot be written.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        kind = StorageError if error.errno == errno.ENOSPC else UserError
-        raise kind(f"cannot make {folder}: {error.strerror}") from None
-    paths, figures = [], []
-    for drawn, files in draw(rows):
-        figures.append(drawn._replace(figure=None) if drawn.figure is None else drawn)
-        for suffix, content in files.items():
-            path = folder / f"{drawn.name}.{suffix}"
-            replace_file(path, content)
-            paths.append(path)
-        if not files:
-            for suffix in ("png", "svg"):
-                (folder / f"{drawn.name}.{suffix}").unlink(missing_ok=True)
-    return paths, figures
+    return save(draw(rows), folder)

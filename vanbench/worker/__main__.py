@@ -6,11 +6,11 @@ import sys
 
 import msgspec
 
-from vanbench.record.task import Measure, Names, Probe, Vet
+from vanbench.record.task import FindCeilings, FindShapes, Measure, Names, Probe, ProfileStep, TimeCases, Vet
 from vanbench.worker import nursery
 from vanbench.worker.channel import Channel
 
-_TASK = msgspec.json.Decoder(Names | Probe | Vet | Measure)
+_TASK = msgspec.json.Decoder(Names | Probe | Vet | Measure | FindCeilings | ProfileStep | FindShapes | TimeCases)
 
 
 def warm() -> None:
@@ -36,6 +36,18 @@ def serve(message: bytes, channel: Channel) -> None:
         vet.serve(task, channel)
     elif isinstance(task, Probe):
         channel.send(probe.answer(task))
+    elif isinstance(task, FindCeilings):
+        from vanbench.worker import ceilings
+
+        ceilings.serve(task, channel)
+    elif isinstance(task, ProfileStep):
+        from vanbench.worker import profile
+
+        profile.serve(task, channel)
+    elif isinstance(task, (FindShapes, TimeCases)):
+        from vanbench.worker import depthwise
+
+        depthwise.serve(task, channel)
     else:
         channel.send(names.answer(task))
 
