@@ -77,6 +77,7 @@ _ACTIVATIONS = {
     "mish": 5,
     "_softmax": 5,  # greatest, difference, exp, sum, quotient
     "softmax": 5,
+    "_safe_softmax": 5,
     "_softmax_backward_data": 4,
 }
 _ELEMENTWISE = {
@@ -142,7 +143,7 @@ _FILLS = _names(
 _OTHER_MOVES = _names(
     "cat stack constant_pad_nd pad reflection_pad2d replication_pad2d index gather index_select take embedding flip "
     "roll pixel_shuffle pixel_unshuffle channel_shuffle repeat upsample_nearest2d im2col _local_scalar_dense "
-    "tril triu"
+    "tril triu index_put select_backward slice_backward"
 )
 # In place these write `self` and do not look at it.
 _OVERWRITING = _names(
@@ -357,7 +358,7 @@ def _count(op: Op) -> _Count | None:
         return None if conv is None else _convolution(op, conv)
     if kernel in _PRODUCTS:
         return _matrix_product(op, *_PRODUCTS[kernel])
-    if kernel.startswith("_scaled_dot_product"):
+    if "scaled_dot_product" in kernel:
         return _attention(op)
     if "norm" in kernel and (per_element := _norm(op, kernel)):
         return _Count("norm", rest=per_element * _first_elements(op))

@@ -59,11 +59,13 @@ class Case(NamedTuple):
 
     has_reference: a measured reference exists (or the cell is it). half_width: the achieved relative half-width of
     the 95 % interval of `ratio`, or of images/s where nothing is beside the cell; None if neither has an interval.
+    bound_fraction: images/s over what the measured ceilings allow; None without ceilings.
     """
 
     record: Record
     has_reference: bool = True
     half_width: float | None = None
+    bound_fraction: float | None = None
 
 
 class Flag(NamedTuple):
@@ -245,6 +247,12 @@ FLAGS: tuple[Flag, ...] = (
         "the interval is wider than --target: raise --budget or --rounds, or measure on a quieter machine",
     ),
     Flag(
+        "above_bound",
+        lambda case: _over(case.bound_fraction, 1.0),
+        "it is faster than its bound, so a ceiling was measured too low: run vanbench ceilings on a quiet machine, then "
+        "vanbench report with --ceilings; if it stays, a formula is wrong: please report it",
+    ),
+    Flag(
         "no_reference",
         lambda case: _measured(case) and not case.has_reference,
         "the cell it would be compared with was not measured: fix that one, or choose another with --reference",
@@ -252,11 +260,16 @@ FLAGS: tuple[Flag, ...] = (
 )
 
 
-def flags_of(record: Record, has_reference: bool = True, half_width: float | None = None) -> tuple[str, ...]:
+def flags_of(
+    record: Record,
+    has_reference: bool = True,
+    half_width: float | None = None,
+    bound_fraction: float | None = None,
+) -> tuple[str, ...]:
     """The names of the flags that apply, in the table's order; a skipped record has none. Arguments: see `Case`."""
     if isinstance(record.outcome, Skipped):
         return ()
-    case = Case(record, has_reference, half_width)
+    case = Case(record, has_reference, half_width, bound_fraction)
     return tuple(flag.name for flag in FLAGS if flag.applies(case))
 
 

@@ -15,7 +15,7 @@ def env(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
     """Describe the machine at rest: hardware, versions, and each thing that disturbs a measurement with its remedy."""
-    from vanbench.execute.run import probe
+    from vanbench.execute.probe import probe
     from vanbench.spec.sweep import parse_sweep
 
     parse_sweep({"axes": {"models": "van_b0"}}, {"device": device})  # the word is checked before a worker starts

@@ -78,7 +78,7 @@ def models(
 def _matching(pattern: str) -> list[tuple[str, int | None, int | None]]:
     """Rows for every name that matches, with costs where there are few enough to build them all."""
     from vanbench.errors import UserError, nearest
-    from vanbench.execute.run import ask_names
+    from vanbench.execute.probe import ask_names
     from vanbench.record.task import Names
     from vanbench.spec.names import ALIASES, KNOWN, canonical
 

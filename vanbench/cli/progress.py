@@ -98,7 +98,7 @@ def _conclude(finished: Finished, *, quiet: bool, as_json: bool) -> int:
     from vanbench.report.table import rows as table_rows
 
     read = read_run(finished.path)
-    rows = table_rows(read.sweep, read.environment, read.records)
+    rows = table_rows(read.sweep, read.environment, read.records, read.book)
     if as_json:
         typer.echo(json.dumps({"path": str(finished.path), "rows": rows}))
     elif quiet:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import tempfile
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,22 +11,22 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from vanbench.errors import UserError, WorkerError
-from vanbench.execute.child import ChildFailure
+from vanbench.errors import UserError
+from vanbench.execute.ceilings import LOOK_AGAIN_S, Looking, book_for, look_again
 from vanbench.execute.contest import fewest_rounds, play_contest, round_number, why_stop
 from vanbench.execute.plan import Contest, expected_seconds, share_turns, usable_s
+from vanbench.execute.probe import check_names, environment_of, scratch
 from vanbench.execute.round import Phase, Turn
 from vanbench.execute.starter import WORKER, Starter, starter
 from vanbench.record.environment import Environment
 from vanbench.record.record import Failed, Measured, Record, Skipped
 from vanbench.record.store import Store, read_run
-from vanbench.record.task import Named, Names, Probe, Probed
 from vanbench.report.write import write_report, write_table
 from vanbench.spec.cell import Cell
 from vanbench.spec.sampling import Sampling
 from vanbench.spec.sweep import AXES, Sweep, parse_sweep
 
-__all__ = ["Event", "Finished", "Opened", "Saved", "default_place", "measure", "preview", "probe", "run_quietly"]
+__all__ = ["Event", "Finished", "Opened", "Saved", "default_place", "measure", "preview", "run_quietly"]
 
 
 class Opened(NamedTuple):
@@ -55,7 +54,7 @@ class Finished(NamedTuple):
     records: tuple[Record, ...]
 
 
-Event = Opened | Phase | Turn | Saved | Finished
+Event = Opened | Phase | Turn | Saved | Looking | Finished
 
 
 class Preview(NamedTuple):
@@ -67,50 +66,8 @@ class Preview(NamedTuple):
     seconds: float
 
 
-@contextlib.contextmanager
-def _scratch() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="vanbench-", ignore_cleanup_errors=True) as folder:
-        yield Path(folder)
-
-
-def _ask_once(nursery: Starter, task: Probe | Names) -> Probed | Named:
-    child = nursery.fork(task, type(task).__name__.lower())
-    try:
-        answer = child.receive(120.0)
-    except ChildFailure as failure:
-        if failure.kind == "user":
-            raise UserError(str(failure)) from None
-        raise WorkerError(f"the worker could not answer: {failure}") from None
-    child.leave()
-    assert isinstance(answer, (Probed, Named))
-    return answer
-
-
-def probe(device: str = "auto", worker: Sequence[str] = WORKER) -> Environment:
-    """What this machine is, asked of a fresh worker. Raises UserError for a device that is not here."""
-    with _scratch() as scratch, starter(scratch, worker) as nursery:
-        return _environment(nursery, device)
-
-
-def ask_names(task: Names, worker: Sequence[str] = WORKER) -> Named:
-    """Which models can be built, asked of a fresh worker."""
-    with _scratch() as scratch, starter(scratch, worker) as nursery:
-        answer = _ask_once(nursery, task)
-        assert isinstance(answer, Named)
-        return answer
-
-
-def _environment(nursery: Starter, device: str) -> Environment:
-    answer = _ask_once(nursery, Probe(device=device))
-    assert isinstance(answer, Probed)
-    return answer.environment
-
-
-def _check_names(nursery: Starter, sweep: Sweep) -> None:
-    answer = _ask_once(nursery, Names(models=tuple(str(model) for model in sweep.axes["models"])))
-    assert isinstance(answer, Named)
-    for problem in answer.problems.values():
-        raise UserError(problem)
+def _models(sweep: Sweep) -> list[str]:
+    return [str(model) for model in sweep.axes["models"]]
 
 
 def _kind(device: str) -> str:
@@ -138,10 +95,10 @@ def _contests(sweep: Sweep, cells: Iterable[Cell], impossible: Collection[Cell] 
 
 def preview(sweep: Sweep, worker: Sequence[str] = WORKER) -> Preview:
     """What `--list` shows: nothing is measured."""
-    with _scratch() as scratch, starter(scratch, worker) as nursery:
-        environment = _environment(nursery, sweep.device)
+    with scratch() as folder, starter(folder, worker) as nursery:
+        environment = environment_of(nursery, sweep.device)
         resolved = sweep.resolved(_kind(environment.device))
-        _check_names(nursery, resolved)
+        check_names(nursery, _models(resolved))
     cells = [(cell, _impossible(resolved, cell, environment)) for cell in resolved.cells()]
     impossible = {cell for cell, reason in cells if reason is not None}
     contests = _contests(resolved, [cell for cell, reason in cells if reason is None], impossible)
@@ -149,10 +106,10 @@ def preview(sweep: Sweep, worker: Sequence[str] = WORKER) -> Preview:
     return Preview(resolved, environment, cells, seconds)
 
 
-def default_place(environment: Environment, sweep: Sweep) -> Path:
-    """results/<machine>/<UTC time>-<sweep name>, below the current directory."""
+def default_place(environment: Environment, word: str) -> Path:
+    """results/<machine>/<UTC time>-<word>, below the current directory. word: the sweep's name, or the verb's."""
     now = datetime.datetime.now(datetime.timezone.utc).strftime("%Y%m%dT%H%M%SZ")
-    name = "".join(c if c.isalnum() or c in "-_" else "-" for c in sweep.name) or "run"
+    name = "".join(c if c.isalnum() or c in "-_" else "-" for c in word) or "run"
     return Path("results") / environment.machine / f"{now}-{name}"
 
 
@@ -163,40 +120,46 @@ def measure(
     resume: Path | None = None,
     overrides: Mapping[str, float | int] | None = None,
     retry_failed: bool = False,
+    ceilings: Path | None = None,
     worker: Sequence[str] = WORKER,
 ) -> Iterator[Event]:
     """Measure a sweep into a new directory, or continue the run in `resume`.
 
     overrides: sampling fields that a resumed run replaces (only those that do not change what a sample is).
+    ceilings: a file of this machine's ceilings; else the newest in the user's cache, if there are any.
     Every round is on disk before the next begins. Closing the generator kills the workers and keeps what is saved.
     """
     started = time.monotonic()
     if resume is not None:
         read_run(resume)  # a wrong directory is said at once, not after a worker's start
     with contextlib.ExitStack() as stack:
-        scratch = stack.enter_context(_scratch())
-        nursery: Starter | None = stack.enter_context(starter(scratch, worker))
+        folder = stack.enter_context(scratch())
+        nursery: Starter | None = stack.enter_context(starter(folder, worker))
         assert nursery is not None
         nursery_s = time.monotonic() - started
         if resume is not None:
             store = stack.enter_context(_reopened(resume, nursery, overrides or {}))
         else:
             assert sweep is not None
-            environment = _environment(nursery, sweep.device)
+            environment = environment_of(nursery, sweep.device)
             resolved = sweep.resolved(_kind(environment.device))
-            _check_names(nursery, resolved)
-            place = out or default_place(environment, resolved)
+            check_names(nursery, _models(resolved))
+            book = book_for(environment, ceilings)
+            place = out or default_place(environment, resolved.name)
             store = stack.enter_context(Store.create(place, resolved, environment))
+            if book.entries:
+                store.save_book(book)
         sampling = msgspec.structs.replace(store.sweep.plan, **dict(overrides or {}))
         contests = _prepare(store, retry_failed)
-        write_table(store.path, store.sweep, store.environment, store.in_order())
+        _write_table(store)
         yield Opened(
             store.path,
             store.environment,
             sum(len(contest.cells) for contest in contests),
             expected_seconds([contest.cells for contest in contests], sampling),
         )
-        deadline = started + usable_s(sampling.budget_s)
+        looks = LOOK_AGAIN_S + nursery_s if store.book.entries and contests else 0.0
+        deadline = started + usable_s(sampling.budget_s) - looks
         while active := [contest for contest in contests if contest.stopped is None]:
             wanted = min(contest.least_s for contest in active) + (0.0 if nursery else nursery_s)
             if deadline - time.monotonic() <= wanted:
@@ -206,7 +169,7 @@ def measure(
             if nursery is None:
                 # Fresh each round: the children of one nursery share an address layout.
                 start = time.monotonic()
-                nursery = stack.enter_context(starter(scratch, worker))
+                nursery = stack.enter_context(starter(folder, worker))
                 nursery_s = time.monotonic() - start
             for contest in active:
                 left = deadline - time.monotonic()
@@ -216,17 +179,34 @@ def measure(
                 turns_s = share_turns(contest, active, sampling, left, nursery_s)
                 yield from play_contest(store, nursery, contest, sampling, turns_s)
                 contest.stopped = why_stop(store, contest, sampling)
-                write_table(store.path, store.sweep, store.environment, store.in_order())
+                _write_table(store)
                 used = time.monotonic() - started
                 yield Saved(
                     store.path, contest.rounds, min(1.0, used / sampling.budget_s), max(0.0, sampling.budget_s - used)
                 )
             nursery.close()
             nursery = None
+        if looks:
+            yield from _look_again(store, stack.enter_context(starter(folder, worker)), sampling)
         _conclude(store, contests)
-        write_table(store.path, store.sweep, store.environment, store.in_order())
+        _write_table(store)
         write_report(store.path)
         yield Finished(store.path, store.in_order())
+
+
+def _write_table(store: Store) -> None:
+    write_table(store.path, store.sweep, store.environment, store.in_order(), store.book)
+
+
+def _look_again(store: Store, nursery: Starter, sampling: Sampling) -> Iterator[Looking]:
+    """See once more whether the roofs stand where they stood: the machine wanders, and a roof is the best it did."""
+    threads = {record.facts.threads for record in store.records.values() if record.facts is not None}
+    for event in look_again(nursery, store.environment, store.book, sorted(threads), sampling.seed):
+        if isinstance(event, Looking):
+            yield event
+        else:
+            store.save_book(event)
+    nursery.close()
 
 
 @contextlib.contextmanager
@@ -240,8 +220,8 @@ def _reopened(path: Path, nursery: Starter, overrides: Mapping[str, float | int]
             then, now = getattr(record.sampling, field), getattr(before.sweep.plan, field)
             if field not in Sampling.FREE and then != now:
                 raise UserError(f"{path}: {record.cell.slug} was sampled with {field} = {then}, sweep.toml says {now}")
-    with Store.resume(path, _environment(nursery, before.environment.device)) as store:
-        _check_names(nursery, store.sweep)
+    with Store.resume(path, environment_of(nursery, before.environment.device)) as store:
+        check_names(nursery, _models(store.sweep))
         yield store
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 
 from vanbench.errors import UserError
-from vanbench.record.store import replace_file
+from vanbench.record.files import replace_file
 
 __all__ = ["Book", "Ceiling", "Ceilings", "Stream", "cache_place", "cache_root", "merged", "read_book", "remember"]
 

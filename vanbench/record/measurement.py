@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
+from vanbench.record.ops import Work
+
 __all__ = ["Disturbance", "Facts", "Round", "Sample"]
 
 
@@ -54,6 +56,8 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     macs: multiply-adds of convs and linear layers for one image at the cell's size; None if it could not be counted.
     check_error is in units of relative L2 against the fp32 eager reference form, check_tolerance likewise.
     channels_last_share: share of the conv layers whose input is channels_last, None when compiled.
+    works: what an eager step is made of, op by op; fused: the same step if every block were one operation.
+    unmodelled: operations whose FLOPs have no formula, or why there is no list of operations.
     """
 
     device: str
@@ -65,6 +69,9 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     check_error: float
     check_tolerance: float
     channels_last_share: float | None = None
+    works: tuple[Work, ...] = ()
+    fused: tuple[Work, ...] = ()
+    unmodelled: tuple[str, ...] = ()
 
 
 class Round(msgspec.Struct, frozen=True, kw_only=True):

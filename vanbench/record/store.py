@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import secrets
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,56 +12,28 @@ from typing import NamedTuple, TypeVar
 
 import msgspec
 
-from vanbench.errors import StorageError, UserError
+from vanbench.errors import UserError
+from vanbench.record.ceilings import Book, read_book
 from vanbench.record.environment import Environment
+from vanbench.record.files import replace_file, storage_error
 from vanbench.record.record import SCHEMA_VERSION, Record, Skipped, Stack
 from vanbench.spec.cell import Cell
 from vanbench.spec.sampling import Sampling
 from vanbench.spec.sweep import Sweep, parse_sweep, read_toml, sweep_to_toml
 
-__all__ = ["Run", "Store", "read_run", "replace_file"]
+__all__ = ["Run", "Store", "read_run"]
 
 _T = TypeVar("_T")
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class Run(NamedTuple):
-    """A run directory as read: one record for each cell of the sweep, in its order."""
+    """A run directory as read: one record for each cell of the sweep, in its order. book: its ceilings, if any."""
 
     path: Path
     sweep: Sweep
     environment: Environment
     records: tuple[Record, ...]
-
-
-def replace_file(path: Path, content: bytes) -> None:
-    """Write a file so that a reader, or a crash, sees the old content or the new one and nothing between.
-
-    Raises StorageError (disk full) or UserError (not writable); the old content is then still there.
-    """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        try:
-            with open(temporary, "xb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        finally:
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise _storage(error, path) from error
-
-
-def _storage(error: OSError, path: Path) -> StorageError | UserError:
-    if error.errno in _FULL:
-        return StorageError(f"no space left to write {path}: free some and continue with --resume {_run_of(path)}")
-    return UserError(f"cannot write {path}: {os.strerror(error.errno or 0)}")
-
-
-def _run_of(path: Path) -> Path:
-    return path.parent.parent if path.parent.name == "cells" else path.parent
+    book: Book
 
 
 def _decode(path: Path, kind: type[_T]) -> _T:
@@ -106,7 +77,12 @@ def read_run(path: str | Path) -> Run:
         if record.cell != cell:
             raise UserError(f"{file} belongs to another cell: {record.cell.slug}, not {cell.slug}")
         records.append(record)
-    return Run(run, sweep, environment, tuple(records))
+    return Run(run, sweep, environment, tuple(records), _book_in(run))
+
+
+def _book_in(run: Path) -> Book:
+    file = run / "ceilings.json"
+    return read_book(file) if file.exists() else Book()
 
 
 class Store:
@@ -118,6 +94,7 @@ class Store:
         self.environment = environment
         self._lock = lock
         self.records: dict[str, Record] = {}
+        self.book = Book()
 
     @classmethod
     @contextlib.contextmanager
@@ -128,7 +105,7 @@ class Store:
         except OSError as error:
             if error.errno in (errno.EEXIST, errno.ENOTDIR):
                 raise UserError(f"{path} is not a directory") from None
-            raise _storage(error, path) from None
+            raise storage_error(error, path) from None
         if (path / "sweep.toml").exists():
             raise UserError(f"{path} holds a run already: continue it with --resume {path}, or give another --out")
         if any(not name.startswith(".") for name in os.listdir(path)):
@@ -139,7 +116,7 @@ class Store:
             try:
                 cells.mkdir(exist_ok=True)
             except OSError as error:
-                raise _storage(error, cells) from None
+                raise storage_error(error, cells) from None
             replace_file(path / "environment.json", _pretty(environment))
             # Last, since its presence says that a run stands here.
             replace_file(path / "sweep.toml", sweep_to_toml(sweep).encode())
@@ -158,6 +135,7 @@ class Store:
             run = read_run(path)
             store = cls(path, run.sweep, run.environment, lock)
             store.records = {record.key: record for record in run.records if _has_file(path, record.key)}
+            store.book = run.book
             yield store
 
     @classmethod
@@ -166,7 +144,7 @@ class Store:
         try:
             lock = os.open(path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
         except OSError as error:
-            raise _storage(error, path) from None
+            raise storage_error(error, path) from None
         try:
             try:
                 _take_lock(lock)
@@ -183,6 +161,11 @@ class Store:
             raise AssertionError(f"a finished round of {record.cell.slug} would change")
         replace_file(self.path / "cells" / f"{record.key}.json", msgspec.json.encode(record) + b"\n")
         self.records[record.key] = record
+
+    def save_book(self, book: Book) -> None:
+        """Keep the ceilings that the run's rows are held against."""
+        replace_file(self.path / "ceilings.json", _pretty(book))
+        self.book = book
 
     def in_order(self) -> tuple[Record, ...]:
         """A record for each cell of the sweep, as `read_run` would give it."""

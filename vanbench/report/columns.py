@@ -7,7 +7,7 @@ The first columns and their order are a contract; new ones go behind. An absent 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from vanbench.analysis import flags
 from vanbench.record.record import Failed, Measured, Skipped
@@ -24,13 +24,13 @@ LEAST_STEPS_FOR_P95 = 59
 
 
 class Column(NamedTuple):
-    """kind: text, integer or number; unit: SI, or empty; meaning: one sentence; of: the cell's content."""
+    """kind: text, integer or number; unit: SI, or empty; meaning: one sentence; of: the content, from a row's source."""
 
     name: str
     kind: str
     unit: str
     meaning: str
-    of: Callable[[RowSource], Value]
+    of: Callable[[Any], Value]
 
 
 def _one_line(text: str) -> str:
@@ -134,9 +134,14 @@ def _top1(row: RowSource) -> Value:
     return known.top1 if known is not None and cell.image_size == 224 else None
 
 
-def _nothing(_: RowSource) -> Value:
-    """Columns of the contract whose figure needs measured ceilings, which runs do not yet carry."""
-    return None
+def _bandwidth(row: RowSource) -> Value:
+    if row.rate is None or row.moved_bytes is None:
+        return None
+    return row.moved_bytes * row.rate.value / row.record.cell.batch_size
+
+
+def _ideal(row: RowSource) -> Value:
+    return row.record.cell.batch_size / row.ideal.seconds if row.ideal is not None else None
 
 
 # The columns that users and scripts rely on, in the order they rely on.
@@ -238,17 +243,37 @@ CONTRACT: tuple[Column, ...] = (
     ),
     Column("params", "integer", "", "Trainable values.", _fact("params")),
     Column(
-        "macs", "integer", "", "Multiply-adds of convs and linear layers for one image at this size.", _fact("macs")
+        "macs",
+        "integer",
+        "",
+        "Multiply-adds of convs and matrix products, forward, for one image at this size; padded taps count.",
+        _fact("macs"),
     ),
     Column(
-        "bytes_modelled", "integer", "bytes", "Compulsory traffic of one step, modelled; not computed yet.", _nothing
+        "bytes_modelled",
+        "integer",
+        "bytes",
+        "Compulsory traffic of one step, modelled: each operation's tensors once (compiled: each block's).",
+        lambda row: row.moved_bytes,
     ),
     Column(
-        "bandwidth_bytes_per_s", "number", "bytes/s", "Modelled bytes over measured time; not computed yet.", _nothing
+        "bandwidth_bytes_per_s", "number", "bytes/s", "Modelled bytes over measured time of the same steps.", _bandwidth
     ),
-    Column("bound_images_per_s", "number", "images/s", "What the measured ceilings allow; not computed yet.", _nothing),
-    Column("bound_fraction", "number", "", "Images/s over that bound; not computed yet.", _nothing),
-    Column("bound_kind", "text", "", "Which ceiling binds; not computed yet.", _nothing),
+    Column(
+        "bound_images_per_s",
+        "number",
+        "images/s",
+        "What the measured ceilings allow: operation by operation, or the fused ideal where compiled.",
+        lambda row: row.bound_rate,
+    ),
+    Column("bound_fraction", "number", "", "Images/s over that bound.", lambda row: row.bound_fraction),
+    Column(
+        "bound_kind",
+        "text",
+        "",
+        "The ceiling to which most of the bound's time is due: bandwidth, matrix, vector or launch.",
+        lambda row: row.bound.kind if row.bound is not None else None,
+    ),
     Column("energy_j_per_image", "number", "J", "Energy of the GPU over an uninterrupted window, per image.", _energy),
     Column(
         "flags",
@@ -286,6 +311,27 @@ _EXTRA: tuple[Column, ...] = (
         "%",
         "Published ImageNet-1k top-1 accuracy at 224 px; empty at other sizes and where none is published.",
         _top1,
+    ),
+    Column(
+        "ideal_images_per_s",
+        "number",
+        "images/s",
+        "The fused ideal, for eager cells too: every block one operation that moves only what blocks exchange.",
+        _ideal,
+    ),
+    Column(
+        "unmodelled",
+        "text",
+        "",
+        "Operations whose FLOPs have no formula (their bytes count), or why there is no list of operations.",
+        lambda row: ";".join(row.facts.unmodelled) or None if row.facts is not None else None,
+    ),
+    Column(
+        "ceilings_date",
+        "text",
+        "",
+        "When the ceilings were measured that the bound is made of.",
+        lambda row: row.ceilings.date if row.measured and row.ceilings is not None else None,
     ),
     Column("forward_s", "number", "s", "Median forward part of a training step.", _median_of("forward_s")),
     Column("backward_s", "number", "s", "Median backward part of a training step.", _median_of("backward_s")),
@@ -387,20 +433,3 @@ _EXTRA: tuple[Column, ...] = (
 )
 
 COLUMNS: tuple[Column, ...] = CONTRACT + _EXTRA
-
-
-def document() -> str:
-    """docs/columns.md: the table of columns as Markdown."""
-    lines = [
-        "# The columns of results.csv",
-        "",
-        "Made from `vanbench/report/columns.py`; a test keeps the two the same. The first",
-        f"{len(CONTRACT)} columns and their order are relied upon by scripts; new ones go behind the last.",
-        "A row is a cell. An absent figure is an empty cell, never 0. Numbers are plain decimal in SI units,",
-        "with at most ten significant digits. Figures of failed and skipped cells are empty.",
-        "",
-        "| column | kind | unit | meaning |",
-        "|---|---|---|---|",
-    ]
-    lines += [f"| `{each.name}` | {each.kind} | {each.unit} | {each.meaning} |" for each in COLUMNS]
-    return "\n".join(lines) + "\n"

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vanbench.errors import StorageError, UserError
-from vanbench.record.store import replace_file
+from vanbench.record.files import replace_file
 from vanbench.units import significant
 
 if TYPE_CHECKING:
@@ -161,7 +161,9 @@ def page(
 
     lines, columns = shape
     width = max(columns * size[0] + 0.3 + room, _LEAST_WIDTH)
-    above = [*wrapped(title, 10.5, width), *wrapped(about, 8.5, width)]
+    # Bold letters are wider.
+    titled = wrapped(title, 11.6, width)
+    above = [*titled, *wrapped(about, 8.5, width)]
     below = [line for note in notes for line in wrapped(note, 6.5, width)]
     head, foot = 0.17 + 0.22 * len(above), 0.17 + 0.115 * len(below)
     height = max(lines * size[1], least_height) + head + foot
@@ -173,10 +175,9 @@ def page(
     axes = [axis for line in grid for axis in line]
     for axis in axes[count:]:
         axis.remove()
-    titles = len(wrapped(title, 10.5, width))
     for i, line in enumerate(above):
         style: dict[str, Any] = (
-            {"fontsize": 10.5, "fontweight": "bold"} if i < titles else {"fontsize": 8.5, "color": GREY}
+            {"fontsize": 10.5, "fontweight": "bold"} if i < len(titled) else {"fontsize": 8.5, "color": GREY}
         )
         figure.text(0.08 / width, 1 - (0.10 + 0.23 * i) / height, line, ha="left", va="top", **style)
     for i, line in enumerate(reversed(below)):

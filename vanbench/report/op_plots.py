@@ -36,7 +36,6 @@ from vanbench.units import seconds as seconds_text
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from matplotlib.transforms import Bbox
 
 __all__ = [
     "CLASS_COLOURS",
@@ -127,7 +126,8 @@ def _total(rows: Sequence[Row], name: str) -> float:
 
 
 def _words(row: Row, names: Sequence[str]) -> str:
-    says = {"batch_size": "batch {}", "image_size": "{} px", "form": "{} form", "threads": "{} threads"}
+    says = {"batch_size": "batch {}", "image_size": "{} px", "form": "{} form", "stride": "stride {}"}
+    says["threads"] = "{} threads"
     return ", ".join(says.get(name, "{}").format(one_line(_text(row, name))) for name in names if _text(row, name))
 
 
@@ -168,7 +168,7 @@ def _ink_on(colour: Any) -> str:
     from matplotlib.colors import to_rgb
 
     red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in to_rgb(colour))
-    return _DARK if 0.2126 * red + 0.7152 * green + 0.0722 * blue > 0.22 else "white"
+    return "black" if 0.2126 * red + 0.7152 * green + 0.0722 * blue > 0.18 else "white"
 
 
 def _caption(entry: Ceilings) -> str:
@@ -202,7 +202,7 @@ def draw_ceilings(entry: Ceilings) -> Drawn:
     if entry.repeated:
         about += f", looked at again {entry.repeated[:10]}"
     with drawing():
-        size = (4.2, max(3.1, 0.40 * len(bars) + 0.9))
+        size = (4.2, max(3.1, 0.56 * len(bars) + 0.9))
         figure, (left, right) = page(title, about, notes, (1, 2), size, 2, width_ratios=(1.75, 1))
         _draw_streams(left, entry.streams)
         _draw_rates(right, bars)
@@ -217,16 +217,17 @@ def _draw_streams(axis: Axes, streams: Sequence[Stream]) -> None:
         axis.text(0.5, 0.5, "no bandwidth was measured", ha="center", color=GREY, transform=axis.transAxes)
         return
     spare = iter(_SPARE_COLOURS)
-    kinds = dict.fromkeys((*(kind for kind in _STREAM_COLOURS if any(s.kind == kind for s in streams)),))
-    kinds |= dict.fromkeys(each.kind for each in streams)
+    seen = dict.fromkeys(each.kind for each in streams)
+    kinds = [kind for kind in _STREAM_COLOURS if kind in seen] + [kind for kind in seen if kind not in _STREAM_COLOURS]
+    lines = []
     for i, kind in enumerate(kinds):
         mine = sorted((each for each in streams if each.kind == kind), key=lambda each: each.bytes)
         colour = _STREAM_COLOURS.get(kind) or next(spare, GREY)
         sizes = [each.bytes for each in mine]
         axis.plot(sizes, [each.ceiling.median / 1e9 for each in mine], color=colour, linewidth=0.9, alpha=0.4, zorder=2)
         line = axis.plot(sizes, [each.ceiling.best / 1e9 for each in mine], color=colour, linewidth=1.3, zorder=3)[0]
-        line.set(marker=MARKERS[i % len(MARKERS)], markersize=3.8, markeredgewidth=0, gid=f"best {i}")
-    lines = [line for line in axis.get_lines() if line.get_gid()]
+        line.set(marker=MARKERS[i % len(MARKERS)], markersize=3.8, markeredgewidth=0)
+        lines.append(line)
     legend = axis.legend(
         lines,
         ["x"] * len(lines),
@@ -264,7 +265,7 @@ def _draw_streams(axis: Axes, streams: Sequence[Stream]) -> None:
 
 
 def _draw_rates(axis: Axes, bars: Sequence[tuple[str, str, Ceiling]]) -> None:
-    """A bar for each roof, its words above it: there they fit, however short the bar is."""
+    """A bar for each roof, its words above and below it: there they fit, however short the bar is."""
     if not bars:
         axis.axis("off")
         axis.text(0.5, 0.5, "no FLOP/s was measured", ha="center", color=GREY, transform=axis.transAxes)
@@ -272,11 +273,11 @@ def _draw_rates(axis: Axes, bars: Sequence[tuple[str, str, Ceiling]]) -> None:
     most = max(ceiling.best for _, _, ceiling in bars) / 1e9
     for place, (unit, precision, ceiling) in enumerate(bars):
         best, median = ceiling.best / 1e9, ceiling.median / 1e9
-        axis.barh(place, best, height=0.34, color=_UNIT_COLOURS[unit], alpha=0.75, linewidth=0, zorder=2)
-        axis.plot([median, median], [place - 0.24, place + 0.24], color="black", linewidth=1.2, zorder=3)
+        axis.barh(place, best, height=0.3, color=_UNIT_COLOURS[unit], alpha=0.75, linewidth=0, zorder=2)
+        axis.plot([median, median], [place - 0.17, place + 0.17], color="black", linewidth=1.2, zorder=3)
         axis.annotate(
             f"{one_line(precision, 12)} {unit}: {significant(best)}",
-            (0, place - 0.25),
+            (0, place - 0.21),
             xytext=(2, 0),
             textcoords="offset points",
             fontsize=7.5,
@@ -284,14 +285,14 @@ def _draw_rates(axis: Axes, bars: Sequence[tuple[str, str, Ceiling]]) -> None:
         )
         axis.annotate(
             one_line(ceiling.how, 42),
-            (0, place),
-            xytext=(3, -0.5),
+            (0, place + 0.21),
+            xytext=(2, 0),
             textcoords="offset points",
             fontsize=6.5,
-            va="center",
-            zorder=4,
+            color=GREY,
+            va="top",
         )
-    axis.set_ylim(len(bars) - 0.55, -0.72)
+    axis.set_ylim(len(bars) - 0.42, -0.6)
     axis.set_yticks([])
     axis.spines["left"].set_visible(True)
     axis.set_xlim(0, most * 1.06)
@@ -320,9 +321,9 @@ def _levels(streams: Sequence[Stream]) -> list[Stream]:
         return []
     rates = [math.log(each.ceiling.best) for each in line]
     fastest, last = rates.index(max(rates)), len(line) - 1
-    if fastest == last:
-        return [line[last]]
     far = math.log(_LEVELS_APART)
+    if rates[fastest] - rates[last] < far:
+        return [line[last]]
     middle = [i for i in range(fastest + 1, last) if rates[fastest] - rates[i] > far and rates[i] - rates[last] > far]
 
     def unfit(i: int) -> float:
@@ -373,7 +374,8 @@ def _dots(case: _Case) -> list[_Dot]:
     geometry = ("op", "phase", "shape_in", "shape_out", "kernel_size", "stride", "dilation", "groups")
     for row in case.timed:
         if (number(row, "flops") or 0.0) > 0 and (number(row, "bytes") or 0.0) > 0:
-            same[(_class(row), *(_text(row, name) for name in geometry))].append(row)
+            place = (_class(row), *(_text(row, name) for name in geometry))
+            same[place].append(row)
     dots = []
     step_s = case.step_s
     for place, rows in same.items():
@@ -447,8 +449,9 @@ def draw_roofline(rows: Sequence[Row], entry: Ceilings) -> Drawn:
     slopes = [roof.rate for each in roofs for roof in each if roof.per_byte]
     ys += [level / 1e9 for level in levels]
     if levels and slopes:
-        # The bend of the slowest slope is the rightmost place of interest.
-        xs.append(max(levels) / min(slopes))
+        # The bends of all slopes are in the panel, and enough of the steepest one to hold its words.
+        xs += [max(levels) / min(slopes), max(levels) / max(slopes) / 6]
+        ys.append(max(levels) / 1e9 / 10)
     with drawing():
         shape = grid_shape(len(drawn))
         size = (4.6, 4.0) if shape[1] == 1 else (4.0, 3.8)
@@ -460,9 +463,9 @@ def draw_roofline(rows: Sequence[Row], entry: Ceilings) -> Drawn:
             axis.set_xscale("log")
             axis.set_yscale("log")
             axis.set_xlim(*_reach(xs, 0.05))
-            axis.set_ylim(*_reach(ys, 0.09))
-            number_axis(axis.xaxis, xs, logarithmic=True)
-            number_axis(axis.yaxis, ys, logarithmic=True)
+            axis.set_ylim(*_reach(ys, 0.09, 0.14))
+            number_axis(axis.xaxis, axis.get_xlim(), logarithmic=True)
+            number_axis(axis.yaxis, axis.get_ylim(), logarithmic=True)
             axis.grid(color=FAINT, linewidth=0.4)
             axis.set_axisbelow(True)
             _draw_dots(axis, dots)
@@ -487,7 +490,7 @@ def draw_roofline(rows: Sequence[Row], entry: Ceilings) -> Drawn:
             [*sizes, ("of the step's time", Line2D([], [], linestyle="none"))],
             corner="lower left",
             at=(1.02, -0.02),
-            labelspacing=1.0,
+            labelspacing=1.3,
             handletextpad=0.9,
         )
         # Where a roof's words fit depends on the panels' final shape.
@@ -498,9 +501,9 @@ def draw_roofline(rows: Sequence[Row], entry: Ceilings) -> Drawn:
     return Drawn(name, title, figure)
 
 
-def _reach(values: Sequence[float], share: float) -> tuple[float, float]:
-    """Limits of a logarithmic axis, never less than a factor of ten."""
-    low, high = padded(values, share)
+def _reach(values: Sequence[float], share: float, above: float | None = None) -> tuple[float, float]:
+    """Limits of a logarithmic axis, never less than a factor of ten. above: more room at the upper end."""
+    low, high = padded(values, share)[0], padded(values, share if above is None else above)[1]
     widen = max(1.0, math.sqrt(10 * low / high))
     return low / widen, high * widen
 
@@ -534,10 +537,18 @@ def _draw_dots(axis: Axes, dots: Sequence[_Dot]) -> None:
     )
 
 
-def _draw_roofs(axis: Axes, roofs: Sequence[_Roof]) -> list[tuple[Bbox, float]]:
-    """The roofs with their words; the boxes in pixels that they fill, and how much it hurts to cover each."""
-    from matplotlib.transforms import Bbox
+class _Box(NamedTuple):
+    """A place in pixels that something fills. weight: how much it hurts to cover it."""
 
+    left: float
+    low: float
+    right: float
+    high: float
+    weight: float
+
+
+def _draw_roofs(axis: Axes, roofs: Sequence[_Roof]) -> list[_Box]:
+    """The roofs with their words; the boxes that they fill."""
     (left, right), bottom = axis.get_xlim(), axis.get_ylim()[0]
     levels = sorted((roof for roof in roofs if not roof.per_byte), key=lambda roof: -roof.rate)
     slopes = sorted((roof for roof in roofs if roof.per_byte), key=lambda roof: -roof.rate)
@@ -546,18 +557,23 @@ def _draw_roofs(axis: Axes, roofs: Sequence[_Roof]) -> list[tuple[Bbox, float]]:
     style: dict[str, Any] = {"fontsize": 6.5, "color": _DARK, "zorder": 5}
     line_style: dict[str, Any] = {"color": "#333333", "linewidth": 0.9, "zorder": 2}
     pixels = axis.transData.transform
-    taken: list[tuple[Bbox, float]] = []
+    taken: list[_Box] = []
+    before = math.inf
     for roof in slopes:
         end = min(right, limit / roof.rate)
         axis.plot([min(left, end), end], [min(left, end) * roof.rate / 1e9, end * roof.rate / 1e9], **line_style)
         enter = max(left, bottom * 1e9 / roof.rate)
         first, last = pixels((enter, enter * roof.rate / 1e9)), pixels((end, end * roof.rate / 1e9))
         along = (last - first) / max(math.hypot(*(last - first)), 1e-9)
+        # Words stand a little above their line, or below where the line above leaves no room between the two.
+        up = first[1] * along[0] - first[0] * along[1]
+        under = (before - up) * point < 12
+        before = up
+        off = -9.5 if under else 2.0
         said = axis.annotate(
             roof.words,
             (enter, enter * roof.rate / 1e9),
-            # A little along the line from where it enters the panel, and a little above it.
-            xytext=(7 * along[0] - 2 * along[1], 7 * along[1] + 2 * along[0]),
+            xytext=(10 * along[0] - off * along[1], 10 * along[1] + off * along[0]),
             textcoords="offset points",
             rotation=math.degrees(math.atan2(along[1], along[0])),
             rotation_mode="anchor",
@@ -565,19 +581,22 @@ def _draw_roofs(axis: Axes, roofs: Sequence[_Roof]) -> list[tuple[Bbox, float]]:
             **style,
         )
         said.set_in_layout(False)
-        length = 0.0076 * 6.5 * len(roof.words) * 72 / point
+        length = 0.008 * 6.5 * len(roof.words) * 72 / point
         for reach in range(4, max(5, int(math.hypot(*(last - first)))), 8):
             x, y = first + along * reach
-            beside = reach < length + 10 / point
-            taken.append((Bbox([(x - 4, y - 4), (x + 4, y + (14 if beside else 4))]), 3.0 if beside else 0.5))
-    above = math.inf
-    for i, roof in enumerate(levels):
+            worded = reach < length + 10 / point
+            low, high = (y - (14 if worded and under else 4), y + (14 if worded and not under else 4))
+            taken.append(_Box(x - 4, low, x + 4, high, 3.0 if worded else 0.5))
+    heights = [pixels((right, roof.rate / 1e9))[1] * point for roof in levels]
+    above = -math.inf
+    for roof, height in reversed([*zip(levels, heights, strict=True)]):
         # A level begins where the fastest slope reaches it.
         start = min(max(left, roof.rate / slopes[0].rate), right) if slopes else left
         axis.plot([start, right], [roof.rate / 1e9] * 2, **line_style)
-        height = pixels((right, roof.rate / 1e9))[1] * point
-        # The highest has its words above it, others below; one that is close to the last moves further down.
-        y = height + 2.5 if i == 0 else min(height - 8.5, above - 8.5)
+        # Words stand above their line, above any other line that would cross them, and above other words.
+        y = max(height + 2.5, above + 8.5)
+        for other in reversed(heights):
+            y = other + 2.5 if y - 2 < other < y + 8 else y
         above = y
         said = axis.annotate(
             roof.words,
@@ -586,12 +605,14 @@ def _draw_roofs(axis: Axes, roofs: Sequence[_Roof]) -> list[tuple[Bbox, float]]:
             xytext=(-2, y - height),
             textcoords="offset points",
             ha="right",
+            # A level's words may have to cross a slope, and are still to be read.
+            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.6, "pad": 0.4},
             **style,
         )
         said.set_in_layout(False)
-        x, width = axis.get_window_extent().x1, 0.0076 * 6.5 * len(roof.words) * 72 / point
-        taken.append((Bbox([(x - width, y / point), (x, (y + 8) / point)]), 6.0))
-        taken.append((Bbox([(pixels((start, bottom))[0], height / point - 1), (x, height / point + 1)]), 1.0))
+        x, width = axis.get_window_extent().x1, 0.008 * 6.5 * len(roof.words) * 72 / point
+        taken.append(_Box(x - width, y / point, x, (y + 9) / point, 12.0))
+        taken.append(_Box(pixels((start, bottom))[0], height / point - 1, x, height / point + 1, 1.0))
     return taken
 
 
@@ -601,61 +622,68 @@ def _points_a_pixel(axis: Axes) -> float:
     return 72 / figure.dpi
 
 
-def _name_dots(axis: Axes, dots: Sequence[_Dot], taken: list[tuple[Bbox, float]]) -> None:
-    """Names beside the largest dots, where they cover least of `taken`, of other dots and of each other."""
-    from matplotlib.transforms import Bbox
-
+def _name_dots(axis: Axes, dots: Sequence[_Dot], taken: Sequence[_Box]) -> None:
+    """Names beside the largest dots, where they and their leaders cover least of `taken`, of dots and of each other."""
     point = _points_a_pixel(axis)
     inside = axis.get_window_extent()
-    crowd = list(taken)
-    places = {dot: axis.transData.transform((dot.intensity, dot.rate / 1e9)) for dot in dots}
-    for dot, (x, y) in places.items():
-        radius = math.sqrt(dot.share * _AREA_OF_A_STEP) / 2 / point
+    places = [axis.transData.transform((dot.intensity, dot.rate / 1e9)) for dot in dots]
+    radii = [math.sqrt(dot.share * _AREA_OF_A_STEP) / 2 / point for dot in dots]
+    crowd = [*taken]
+    for (x, y), radius in zip(places, radii, strict=True):
         if radius > 1.5:
-            crowd.append((Bbox([(x - radius, y - radius), (x + radius, y + radius)]), 2.0))
-    for dot in [dot for dot in dots if dot.share >= _LEAST_NAMED][:_MOST_NAMED]:
-        x, y = places[dot]
-        radius = math.sqrt(dot.share * _AREA_OF_A_STEP) / 2 / point
-        wide, high = 0.0074 * 6.5 * len(dot.name) * 72 / point, 8.5 / point
-        best: tuple[float, float, float] | None = None
-        for reach in (3.0, 9.0, 17.0, 27.0, 40.0):
+            crowd.append(_Box(x - radius, y - radius, x + radius, y + radius, 2.0))
+    named = [i for i, dot in enumerate(dots) if dot.share >= _LEAST_NAMED][:_MOST_NAMED]
+    for i in named:
+        dot, (x, y), radius = dots[i], places[i], radii[i]
+        wide, high = 0.0083 * 6.5 * len(dot.name) * 72 / point, 8.5 / point
+        best: tuple[float, _Box, tuple[float, float]] | None = None
+        for reach in (3.0, 9.0, 17.0, 27.0, 40.0, 55.0, 75.0):
             for turn in range(0, 360, 20):
-                out = radius + reach / point
-                dx, dy = math.cos(math.radians(turn)) * out, math.sin(math.radians(turn)) * out
+                across, up = math.cos(math.radians(turn)), math.sin(math.radians(turn))
                 # The box's near edge, not its centre, is what stands at the distance.
-                centre = (x + dx + math.cos(math.radians(turn)) * wide / 2, y + dy)
-                box = Bbox.from_bounds(centre[0] - wide / 2, centre[1] - high / 2, wide, high)
-                outside = not (
-                    inside.x0 <= box.x0 and box.x1 <= inside.x1 and inside.y0 <= box.y0 and box.y1 <= inside.y1
-                )
-                cost = sum(weight for each, weight in crowd if box.overlaps(each)) + 30.0 * outside + reach / 15
+                out = radius + reach / point
+                left, low = x + across * (out + wide / 2) - wide / 2, y + up * out - high / 2
+                box = _Box(left, low, left + wide, low + high, 10.0)
+                near = (min(max(x, box.left), box.right), min(max(y, box.low), box.high))
+                cost = _covered(crowd, box, (x, y), near) + reach / 20
+                cost += 30.0 * (left < inside.x0 or box.right > inside.x1)
+                cost += 30.0 * (low < inside.y0 or box.high > inside.y1)
                 if best is None or cost < best[0]:
-                    best = (cost, *centre)
+                    best = (cost, box, near)
         assert best is not None
-        centre = best[1:]
-        crowd.append((Bbox.from_bounds(centre[0] - wide / 2, centre[1] - high / 2, wide, high), 8.0))
-        near = math.hypot(max(abs(centre[0] - x) - wide / 2, 0), max(abs(centre[1] - y) - high / 2, 0)) - radius
+        _, box, near = best
+        crowd.append(box)
+        # Later names keep off this one's leader too.
+        for step in range(1, 8):
+            at = [start + (end - start) * step / 8 for start, end in zip((x, y), near, strict=True)]
+            crowd.append(_Box(at[0] - 1, at[1] - 1, at[0] + 1, at[1] + 1, 1.5))
+        line: dict[str, Any] = {"arrowstyle": "-", "color": "#555555", "linewidth": 0.5, "shrinkB": radius * point}
+        line |= {"shrinkA": 1, "relpos": ((near[0] - box.left) / wide, (near[1] - box.low) / high)}
         said = axis.annotate(
             dot.name,
             (dot.intensity, dot.rate / 1e9),
-            xytext=((centre[0] - x) * point, (centre[1] - y) * point),
+            xytext=(((box.left + box.right) / 2 - x) * point, ((box.low + box.high) / 2 - y) * point),
             textcoords="offset points",
             ha="center",
             va="center",
             fontsize=6.5,
             color="black",
             zorder=6,
-            arrowprops={
-                "arrowstyle": "-",
-                "color": "#555555",
-                "linewidth": 0.5,
-                "shrinkA": 1,
-                "shrinkB": radius * point,
-            }
-            if near * point > 6
-            else None,
+            arrowprops=line if (math.dist((x, y), near) - radius) * point > 5 else None,
         )
         said.set_in_layout(False)
+
+
+def _covered(crowd: Sequence[_Box], box: _Box, start: tuple[float, float], end: tuple[float, float]) -> float:
+    """What a name in `box` and its leader from `start` to `end` would cover; a leader counts half, thin lines not."""
+    import numpy as np
+
+    left, low, right, high, weight = np.array(crowd).T
+    over = (left < box.right) & (right > box.left) & (low < box.high) & (high > box.low)
+    steps = np.linspace(0.0, 1.0, 30)[:, None]
+    x, y = (a + (b - a) * steps for a, b in zip(start, end, strict=True))
+    met = ((left < x) & (x < right) & (low < y) & (y < high)).any(axis=0)
+    return float(weight[over].sum() + weight[met & (weight >= 1.5)].sum() / 2)
 
 
 # --- classes --------------------------------------------------------------------------------------------------------
@@ -680,7 +708,7 @@ def _parts(case: _Case) -> list[_Part]:
 
 
 def draw_classes(rows: Sequence[Row]) -> Drawn:
-    """Where a step's time goes: bars of ms an image by class of operation, and the same as shares of the step."""
+    """Where a step's time goes: bars of ms per image by class of operation, and the same as shares of the step."""
     name, title = "classes", "Time of a step by class of operation"
     cases, about = _cases(rows)
     bars = [(case, _parts(case), number(case.rows[0], "batch_size") or 0.0) for case in cases if case.timed]
@@ -690,8 +718,9 @@ def draw_classes(rows: Sequence[Row]) -> Drawn:
     present = {part.op_class for _, parts, _ in bars for part in parts}
     names = [each for each in (*_classes(rows), _OUTSIDE) if each in present]
     notes = [
-        "Black line: the bound of the part's operations under the measured roofs; at the part's end where they are as "
-        "fast or faster; none where an operation has no bound. Outside ops: the unprofiled step less its operations."
+        "Black tick: the bound of the part's operations under the measured roofs; at the part's end where they are as "
+        "fast or faster; none where an operation has no bound, or the part is too thin. Outside ops: the unprofiled "
+        "step less its operations."
     ]
     longer = [case for case, _, _ in bars if (known := number(case.rows[0], "step_s")) and case.ops_s > known * 1.005]
     if longer:
@@ -700,13 +729,13 @@ def draw_classes(rows: Sequence[Row]) -> Drawn:
     with drawing():
         from matplotlib.patches import Patch
 
-        height = max(1.5, 0.44 * len(bars) + 0.62)
+        height = max(1.5, 0.44 * len(bars) + 0.62, 0.17 * len(names) + 0.4)
         figure, axes = page(
             title, about, [*notes, _device(rows)], (1, 2), (4.2, height), 2,
-            room=key_width(names), least_height=0.17 * len(names) + 0.4, sharey=True, width_ratios=(1.15, 1),
+            room=key_width(names), sharey=True, width_ratios=(1.15, 1),
         )  # fmt: skip
         longest = max(case.step_s / batch for case, _, batch in bars) * 1e3
-        for axis, most, words in ((axes[0], longest, "ms an image"), (axes[1], 100.0, "share of the step (%)")):
+        for axis, most, words in ((axes[0], longest, "ms per image"), (axes[1], 100.0, "share of the step (%)")):
             for place, (case, parts, batch) in enumerate(bars):
                 scale = 1e3 / batch if axis is axes[0] else 100.0 / case.step_s
                 _draw_bar(axis, place, parts, scale, most)
@@ -716,7 +745,8 @@ def draw_classes(rows: Sequence[Row]) -> Drawn:
             axis.grid(axis="x", color=FAINT, linewidth=0.5)
             axis.set_axisbelow(True)
             axis.tick_params(axis="y", length=0)
-        axes[0].set_ylim(len(bars) - 0.45, -0.55)
+        # As few bars as there may be, they are not made thicker.
+        axes[0].set_ylim(max(len(bars), (height - 0.62) / 0.44) - 0.45, -0.55)
         axes[0].set_yticks(range(len(bars)), labels, fontsize=7.5)
         marks = [(each, Patch(facecolor=_class_colour(each), edgecolor="#888888", linewidth=0.4)) for each in names]
         key(figure, axes[1], [*marks], handlelength=1.1, handletextpad=0.5)
@@ -732,27 +762,21 @@ def _two_lines(words: str) -> str:
 def _draw_bar(axis: Axes, place: int, parts: Sequence[_Part], scale: float, most: float) -> None:
     """One stacked bar. scale: from seconds to the axis' unit; most: the axis' length, about 3.2 inches."""
     start = 0.0
+    inches = 3.2 / most
     for part in parts:
         length = part.seconds * scale
         colour = _class_colour(part.op_class)
         axis.barh(place, length, left=start, height=0.62, color=colour, edgecolor="white", linewidth=0.5, zorder=2)
-        if part.bound_s is not None:
+        # On a part as thin as the mark itself the mark would be all there is to see.
+        if part.bound_s is not None and length * inches > 0.035:
             at = start + min(part.bound_s * scale, length)
-            axis.plot(
-                [at, at], [place - 0.31, place + 0.31], color="black", linewidth=1.0, solid_capstyle="butt", zorder=3
-            )
+            # Below the number, and a little out of the bar, where it is seen on any colour.
+            ends = [place + 0.03, place + 0.39]
+            axis.plot([at, at], ends, color="black", linewidth=1.1, solid_capstyle="butt", zorder=3)
         words = significant(length, 2 if length < 100 else 3)
-        if length / most * 3.2 > 0.0085 * 6.5 * (len(words) + 1):
-            axis.text(
-                start + length / 2,
-                place,
-                words,
-                ha="center",
-                va="center",
-                fontsize=6.5,
-                color=_ink_on(colour),
-                zorder=4,
-            )
+        if length * inches > 0.0085 * 6.5 * (len(words) + 0.6):
+            style: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 6.5, "color": _ink_on(colour)}
+            axis.text(start + length / 2, place - 0.13, words, zorder=4, **style)
         start += length
 
 
@@ -775,12 +799,13 @@ def draw_depthwise(rows: Sequence[Row]) -> list[Drawn]:
         says = {"batch_size": "batch{}", "stride": "stride{}", "threads": "{}threads"}
         named = [says.get(each, "{}").format(word) for each, word in zip(varied, place, strict=True) if word]
         for cache in ("warm", "cold"):
-            name = re.sub(r"[^A-Za-z0-9._-]+", "-", "-".join(["depthwise", *(one_line(n) for n in named), cache]))
+            plain = (re.sub(r"[^A-Za-z0-9._]+", "-", one_line(each)).strip("-") for each in named)
+            name = "-".join(["depthwise", *plain, cache])
             # Two kernels whose names differ only in signs that no file name should have.
             while name in names:
                 name += "-2"
             names.add(name)
-            said = f"{title}: {', '.join(one_line(each) for each in named)}, {cache} cache"
+            said = f"{title}, {cache} cache: {', '.join(one_line(each) for each in named)}"
             figures.append(_draw_maps(name, said, mine, cache))
     return figures
 
@@ -802,14 +827,17 @@ def _draw_maps(name: str, title: str, rows: Sequence[Row], cache: str) -> Drawn:
         f"Hatched: not measured, or it failed. {cache.capitalize()} cache.",
         _device(rows),
     ]
-    about = _words(rows[0], [n for n in ("batch_size", "device", "threads") if len({_text(r, n) for r in rows}) == 1])
+    strided = ["stride"] if _text(rows[0], "stride") not in ("", "1") else []
+    about = _words(rows[0], ["precision", "depthwise", "batch_size", *strided, "device", "threads"])
     with drawing():
         from matplotlib.cm import ScalarMappable
         from matplotlib.colors import PowerNorm
 
         # By the square root: most kernels are slow, and 2 % must be told from 10 %.
         shades = ScalarMappable(PowerNorm(0.5, vmin=0.0, vmax=1.0, clip=True), "cividis")
-        figure, axes = page(title, about, notes, shape, size, len(panels), room=0.75, sharex=True, sharey=True)
+        figure, axes = page(
+            title.partition(":")[0], about, notes, shape, size, len(panels), room=0.68, sharex=True, sharey=True
+        )
         for place, (axis, (layout, each)) in enumerate(zip(axes, panels, strict=True)):
             mine = [row for row in rows if _text(row, "memory_format") == layout and _text(row, "pass") == each]
             _draw_map(axis, mine, shapes, kernels, cache, shades)
@@ -818,8 +846,11 @@ def _draw_maps(name: str, title: str, rows: Sequence[Row], cache: str) -> Drawn:
             axis.set_yticks(range(len(shapes)), [_shape_words(each) for each in shapes], fontsize=7)
             axis.tick_params(length=0, labelbottom=place + shape[1] >= len(panels))
         beside = axes[shape[1] - 1]
-        bar = figure.colorbar(shades, cax=beside.inset_axes((1.0 + 0.14 / size[0], 0.0, 0.11 / size[0], 1.0)))
-        ticks = (0.0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 1.0)
+        strip = beside.inset_axes((1.0 + 0.14 / size[0], 0.0, 0.11 / size[0], 1.0))
+        strip.set_in_layout(False)
+        bar = figure.colorbar(shades, cax=strip)
+        ticks = [0.0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 1.0] if len(shapes) > 4 else [0.0, 0.1, 0.4, 1.0]
+        ticks = ticks if len(shapes) > 1 else [0.0, 1.0]
         bar.set_ticks(ticks, labels=[f"{100 * tick:g} %" for tick in ticks])
         bar.ax.tick_params(labelsize=7, length=2)
         bar.outline.set_visible(False)
@@ -855,10 +886,10 @@ def _draw_map(
             axis.add_patch(cell)
             ink = _DARK
             if share is not None:
-                cell.set(facecolor=shades.to_rgba(share), gid="measured")
+                cell.set(facecolor=shades.to_rgba(share), label="measured")
                 ink = _ink_on(cell.get_facecolor()[:3])
             elif spent is None:
-                cell.set(facecolor="#FAFAFA", edgecolor="#C4C4C4", hatch="////", linewidth=0.4, gid="missing")
+                cell.set(facecolor="#FAFAFA", edgecolor="#C4C4C4", hatch="////", linewidth=0.4, label="missing")
             words = "" if share is None else significant(100 * share, 2 if share < 1 else 3)
             if share is None and spent is None and _text(row, "status") in ("failed", "skipped"):
                 # Upon a patch of its own, as hatching would cross the word.
@@ -870,10 +901,10 @@ def _draw_map(
                 axis.text(column, line - 0.14, words, ha="center", va="center", fontsize=7.5, color=ink)
             if spent is not None:
                 said = significant(spent * 1e3, 2 if spent < 0.1 else 3)
-                axis.text(column, line + 0.27, said, ha="center", va="center", fontsize=5, color=ink)
+                axis.text(column, line + 0.27, said, ha="center", va="center", fontsize=5.2, color=ink)
             if _text(row, "models"):
-                inside = Rectangle((column - 0.45, line - 0.44), 0.9, 0.88, fill=False, gid="in a model")
-                inside.set(edgecolor="#D55E00", linewidth=1.2, zorder=3)
+                inside = Rectangle((column - 0.45, line - 0.44), 0.9, 0.88, fill=False, label="in a model")
+                inside.set(edgecolor="#D55E00", linewidth=1.1, zorder=3)
                 axis.add_patch(inside)
     axis.set_xlim(-0.5, len(kernels) - 0.5)
     axis.set_ylim(len(shapes) - 0.5, -0.5)

@@ -6,10 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from vanbench.analysis import flags, ratio
+from vanbench.analysis import flags, ratio, roofline
 from vanbench.analysis.ratio import Estimate
+from vanbench.analysis.roofline import Bound
+from vanbench.record.ceilings import Book, Ceilings
 from vanbench.record.environment import Environment
 from vanbench.record.measurement import Disturbance, Facts, Round
+from vanbench.record.ops import Work
 from vanbench.record.record import Measured, Record
 
 __all__ = ["RowSource"]
@@ -20,13 +23,14 @@ class RowSource:
     """What one row is made from.
 
     reference: the record of the contest's reference, whatever came of it, or None. accompanied: whether another cell
-    took turns with this one.
+    took turns with this one. book: the ceilings that the run is held against.
     """
 
     record: Record
     reference: Record | None
     environment: Environment
     accompanied: bool = False
+    book: Book = Book()
 
     @property
     def measured(self) -> bool:
@@ -85,6 +89,50 @@ class RowSource:
         return ratio.relative_half_width(self.rate)
 
     @cached_property
+    def ceilings(self) -> Ceilings | None:
+        """The roofs of the device and the thread count that the cell ran with, if they were measured."""
+        if self.facts is None:
+            return None
+        return self.book.of(self.record.stack.machine_key, self.facts.device, self.facts.threads)
+
+    @property
+    def works(self) -> tuple[Work, ...]:
+        """What the step is held to: its operations where it runs eagerly, the fused ideal where it is compiled."""
+        if self.facts is None:
+            return ()
+        return self.facts.works if self.record.cell.compile == "off" else self.facts.fused
+
+    @property
+    def moved_bytes(self) -> int | None:
+        """Compulsory traffic of one step."""
+        return sum(work.bytes * work.count for work in self.works) or None
+
+    @cached_property
+    def bound(self) -> Bound | None:
+        """The least time of a step under the measured ceilings."""
+        return self._bound(self.works, launch=self.record.cell.compile == "off")
+
+    @cached_property
+    def ideal(self) -> Bound | None:
+        """The least time of a step if every block were one operation."""
+        return self._bound(self.facts.fused if self.facts is not None else (), launch=False)
+
+    def _bound(self, works: tuple[Work, ...], *, launch: bool) -> Bound | None:
+        if self.ceilings is None or not self.measured:
+            return None
+        return roofline.bound(works, self.ceilings, tf32=self.record.cell.precision == "tf32", launch=launch)
+
+    @cached_property
+    def bound_rate(self) -> float | None:
+        """Images/s of the bound."""
+        return self.record.cell.batch_size / self.bound.seconds if self.bound is not None else None
+
+    @cached_property
+    def bound_fraction(self) -> float | None:
+        """Images/s over the bound's."""
+        return self.rate.value / self.bound_rate if self.rate is not None and self.bound_rate else None
+
+    @cached_property
     def flags(self) -> tuple[str, ...]:
         """Names of what disturbed it."""
-        return flags.flags_of(self.record, self.has_reference, self.half_width)
+        return flags.flags_of(self.record, self.has_reference, self.half_width, self.bound_fraction)

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vanbench.errors import UserError
+from vanbench.record.ceilings import Book
 from vanbench.record.environment import Environment
 from vanbench.record.record import Record, Skipped
 from vanbench.record.store import read_run
-from vanbench.report.columns import COLUMNS, RowSource, Value
+from vanbench.report.columns import COLUMNS, Column, RowSource, Value
 from vanbench.report.to_csv import csv_text
 from vanbench.spec.cell import Cell
 from vanbench.spec.sweep import Sweep
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["Row", "differing", "labels", "load_frame", "read_rows", "rows"]
 
 Row = dict[str, Value]
+NO_BOOK = Book()
 
 # Without these a CSV is not ours; any other column may be missing (an older table), and stays empty.
 _NEEDED = ("status", "model", "task", "batch_size", "image_size", "images_per_s")
@@ -32,8 +34,11 @@ _RESOLVED = ("device", "threads")
 _CONFIGURATION = ("precision", "memory_format", "compile", "form", "depthwise")
 
 
-def rows(sweep: Sweep, environment: Environment, records: Sequence[Record]) -> list[Row]:
-    """A row for each record, in their order (the sweep's), with a value or None for each of `COLUMNS`."""
+def rows(sweep: Sweep, environment: Environment, records: Sequence[Record], book: Book = NO_BOOK) -> list[Row]:
+    """A row for each record, in their order (the sweep's), with a value or None for each of `COLUMNS`.
+
+    book: the ceilings that bounds are made of.
+    """
     by_key = {record.key: record for record in records}
     lived = Counter(each.round for record in records for each in record.rounds)
     references: dict[tuple[str, int, int], Record | None] = {}
@@ -45,23 +50,25 @@ def rows(sweep: Sweep, environment: Environment, records: Sequence[Record]) -> l
             cell = sweep.reference_of(contest, impossible)
             references[contest] = by_key.get(cell.key) if cell is not None else None
         accompanied = any(lived[each.round] > 1 for each in record.rounds)
-        source = RowSource(record, references[contest], environment, accompanied)
+        source = RowSource(record, references[contest], environment, accompanied, book)
         table.append({column.name: column.of(source) for column in COLUMNS})
     return table
 
 
-def read_rows(text: str, name: str) -> list[Row]:
-    """The rows of a results.csv, typed as `rows` makes them; columns that are not known are left out.
+def read_rows(
+    text: str, name: str, columns: Sequence[Column] = COLUMNS, needed: Sequence[str] = _NEEDED, kind: str = "results.csv"
+) -> list[Row]:
+    """The rows of a results.csv (or of another table, by its columns), typed; columns that are not known are left out.
 
     name: what to call the text in a UserError, which says what is missing, or which cell of which line is no number.
     """
     reader = csv.DictReader(io.StringIO(text))
     header = reader.fieldnames or []
-    missing = [column for column in _NEEDED if column not in header]
+    missing = [column for column in needed if column not in header]
     if missing:
-        raise UserError(f"{name} is not a results.csv of vanbench: it has no column {', '.join(missing)}")
+        raise UserError(f"{name} is not a {kind} of vanbench: it has no column {', '.join(missing)}")
     try:
-        return [{each.name: _typed(line.get(each.name) or "", each.kind) for each in COLUMNS} for line in reader]
+        return [{each.name: _typed(line.get(each.name) or "", each.kind) for each in columns} for line in reader]
     except (ValueError, csv.Error) as error:
         raise UserError(f"{name}, line {reader.line_num}: {error}") from None
 
@@ -76,7 +83,7 @@ def load_frame(path: str | Path) -> pandas.DataFrame:
     place = Path(path)
     if place.is_dir():
         run = read_run(place)
-        text = csv_text(rows(run.sweep, run.environment, run.records))
+        text = csv_text(rows(run.sweep, run.environment, run.records, run.book))
     else:
         text = read_text(place)
     return _frame(read_rows(text, str(place)))

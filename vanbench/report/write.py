@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vanbench.errors import UserError
+from vanbench.record.ceilings import Book
 from vanbench.record.environment import Environment
 from vanbench.record.record import Record
-from vanbench.record.store import read_run, replace_file
-from vanbench.report.table import Row, read_rows, read_text, rows
+from vanbench.record.files import replace_file
+from vanbench.record.store import read_run
+from vanbench.report.table import NO_BOOK, Row, read_rows, read_text, rows
 from vanbench.report.to_csv import csv_text
 from vanbench.report.to_markdown import Heading, heading_of_run, heading_of_table, markdown
 from vanbench.spec.sweep import Sweep
@@ -17,21 +19,23 @@ from vanbench.spec.sweep import Sweep
 __all__ = ["redraw", "write_report", "write_table"]
 
 
-def write_table(run_path: Path, sweep: Sweep, environment: Environment, records: Sequence[Record]) -> Path:
+def write_table(
+    run_path: Path, sweep: Sweep, environment: Environment, records: Sequence[Record], book: Book = NO_BOOK
+) -> Path:
     """results.csv of a run directory, from records in the sweep's order; light enough for after each round.
 
     Raises StorageError (disk full) or UserError (not writable); the old table then still stands.
     """
     path = run_path / "results.csv"
-    replace_file(path, csv_text(rows(sweep, environment, records)).encode())
+    replace_file(path, csv_text(rows(sweep, environment, records, book)).encode())
     return path
 
 
 def write_report(run_path: Path) -> list[Path]:
     """results.csv, report.md and plots/ of a run directory, from its records; the paths written."""
     run = read_run(run_path)
-    table = write_table(run.path, run.sweep, run.environment, run.records)
-    shown = rows(run.sweep, run.environment, run.records)
+    table = write_table(run.path, run.sweep, run.environment, run.records, run.book)
+    shown = rows(run.sweep, run.environment, run.records, run.book)
     return [table, *_write_pages(run.path, shown, heading_of_run(run.sweep, run.environment))]
 
 

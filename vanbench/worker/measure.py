@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from vanbench.record.measurement import Facts
 from vanbench.record.task import Ask, Closed, Declined, Measure, Ready, Said, Taken
+from vanbench.spec.cell import Cell
 from vanbench.worker import precision
 from vanbench.worker.build import Built, build, check_images, check_labels, impossible, reference_model
 from vanbench.worker.channel import Channel
@@ -21,9 +22,9 @@ from vanbench.worker.disturbance import Watch
 from vanbench.worker.gpu import nvml_for
 from vanbench.worker.memory import PeakMemory, free_bytes, raise_the_threshold, resident_bytes
 from vanbench.worker.sample import Sampler, finite
-from vanbench.worker.vet import Vetting, vetting_of
+from vanbench.worker.vet import Vetting, step_cost_of, vetting_of
 
-__all__ = ["serve"]
+__all__ = ["prepared", "right_answer", "serve"]
 
 # The counter moves about ten times a second (facts: NVML), so a window of 5 s is known to 2 %.
 ENERGY_WINDOW_S = 5.0
@@ -35,21 +36,45 @@ def serve(task: Measure, channel: Channel) -> None:
     declining(lambda: _serve(task, channel), channel)
 
 
-def _serve(task: Measure, channel: Channel) -> None:
-    cell, device = task.cell, torch.device(task.device)
+def prepared(
+    cell: Cell, device: torch.device, seed: int, channel: Channel
+) -> tuple[Built, nn.Module] | None:
+    """The cell ready to step, and its fp32 reference; None once the channel was told why it cannot be here."""
     reason = impossible(cell, device)
     if reason is not None:
         channel.send(Declined(kind="skipped", message=reason))
-        return
+        return None
     if isinstance(cell.threads, int):
         torch.set_num_threads(cell.threads)
     if device.type == "cuda":
         torch.cuda.set_device(device)
     raise_the_threshold()
     channel.send(Said(phase="building"))
-    reference = reference_model(cell, device, task.seed)
+    reference = reference_model(cell, device, seed)
     precision.set_matmul_precision(cell.precision)
-    built = build(cell, reference, device, task.seed)
+    return build(cell, reference, device, seed), reference
+
+
+def right_answer(built: Built, reference: nn.Module, seed: int, channel: Channel) -> Check | None:
+    """What the check against the fp32 reference found; None once the channel was told that the answer is wrong."""
+    channel.send(Said(phase="checking"))
+    checked = _check(built, reference, seed, vetting_of(built.cell))
+    if checked.passed:
+        return checked
+    message = (
+        f"{checked.quantity} differs from the fp32 reference by {checked.error:.3g} "
+        f"(relative L2, at most {checked.tolerance:.3g} allowed)"
+    )
+    channel.send(Declined(kind="wrong_answer", message=message))
+    return None
+
+
+def _serve(task: Measure, channel: Channel) -> None:
+    cell, device = task.cell, torch.device(task.device)
+    ready = prepared(cell, device, task.seed, channel)
+    if ready is None:
+        return
+    built, reference = ready
     sampler = Sampler(built, task.sampling)
     first_call = None
     if cell.compile != "off":
@@ -58,17 +83,11 @@ def _serve(task: Measure, channel: Channel) -> None:
         first_call, _ = sampler.one_step()
         # A training step has moved the weights that the check compares.
         built.eager.load_state_dict(reference.state_dict())
-    channel.send(Said(phase="checking"))
-    known = vetting_of(cell)
-    checked = _check(task, built, reference, device, known)
-    if not checked.passed:
-        message = (
-            f"{checked.quantity} differs from the fp32 reference by {checked.error:.3g} "
-            f"(relative L2, at most {checked.tolerance:.3g} allowed)"
-        )
-        channel.send(Declined(kind="wrong_answer", message=message))
+    checked = right_answer(built, reference, task.seed, channel)
+    if checked is None:
         return
-    facts = _facts(task, reference, device, checked, known)
+    facts = _facts(task, reference, device, checked, vetting_of(cell))
+    del ready
     del reference
     breaks = _compiled().graph_breaks
     if cell.compile != "off" and cell.task == "train":
@@ -124,10 +143,10 @@ def _serve(task: Measure, channel: Channel) -> None:
     )
 
 
-def _check(task: Measure, built: Built, reference: nn.Module, device: torch.device, known: Vetting) -> Check:
+def _check(built: Built, reference: nn.Module, seed: int, known: Vetting) -> Check:
     """Compare two images' answers with the fp32 reference, before anything is timed."""
-    cell = task.cell
-    images = check_images(cell, device, task.seed)
+    cell = built.cell
+    images = check_images(cell, built.device, seed)
     word = cell.precision
     if cell.task == "infer":
         got = _answers(built, images)
@@ -152,16 +171,20 @@ def _answers(built: Built, images: Tensor) -> Tensor:
 
 
 def _facts(task: Measure, reference: nn.Module, device: torch.device, checked: Check, known: Vetting) -> Facts:
+    step = step_cost_of(task.cell)
     return Facts(
         device=str(device),
         device_name=torch.cuda.get_device_name(device) if device.type == "cuda" else "",
         threads=torch.get_num_threads(),
         params=sum(p.numel() for p in reference.parameters()),
-        macs=known.macs,
+        macs=step.macs if step.macs is not None else known.macs,
         check_quantity=checked.quantity,
         check_error=checked.error,
         check_tolerance=checked.tolerance,
         channels_last_share=known.channels_last_share if task.cell.compile == "off" else None,
+        works=step.works,
+        fused=step.fused,
+        unmodelled=step.unmodelled,
     )
 
 

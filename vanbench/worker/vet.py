@@ -8,13 +8,16 @@ past, in its first round as in its last.
 from __future__ import annotations
 
 import os
+import platform
 from pathlib import Path
 
 import msgspec
 import torch
 from torch import Tensor, nn
 
-from vanbench.models.load import cost_of
+from vanbench.analysis import cost
+from vanbench.models.load import cost_of, create
+from vanbench.record.ops import Work
 from vanbench.record.task import Declined, Said, Vet, Vetted
 from vanbench.spec.cell import Cell
 from vanbench.worker import precision
@@ -23,8 +26,9 @@ from vanbench.worker.channel import Channel
 from vanbench.worker.check import inference_tolerance, training_tolerance
 from vanbench.worker.decline import declining
 from vanbench.worker.layout import channels_last_share
+from vanbench.worker.trace import trace_step
 
-__all__ = ["Vetting", "serve", "vetting_of"]
+__all__ = ["StepCost", "Vetting", "serve", "step_cost_of", "vetting_of"]
 
 
 class Vetting(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,6 +37,15 @@ class Vetting(msgspec.Struct, frozen=True, kw_only=True):
     tolerances: dict[str, float]
     macs: int | None
     channels_last_share: float | None
+
+
+class StepCost(msgspec.Struct, frozen=True, kw_only=True):
+    """What an eager step of a cell is made of. macs: of one image, forward, all taps; the rest as in `Facts`."""
+
+    works: tuple[Work, ...] = ()
+    fused: tuple[Work, ...] = ()
+    unmodelled: tuple[str, ...] = ()
+    macs: int | None = None
 
 
 def _file(kind: str, cell: Cell) -> Path:
@@ -51,6 +64,16 @@ def _plain_cell(cell: Cell) -> Cell:
     """
     plain = {"form": "reference", "depthwise": "native", "memory_format": "contiguous"}
     return msgspec.structs.replace(_layout_cell(cell), **plain)
+
+
+def _eager_cell(cell: Cell) -> Cell:
+    """The cells whose eager step is the same."""
+    return msgspec.structs.replace(cell, compile="off", threads="auto")
+
+
+def step_cost_of(cell: Cell) -> StepCost:
+    """What a `Vet` task found the cell's step to be made of, in this run."""
+    return msgspec.json.decode(_file("step", _eager_cell(cell)).read_bytes(), type=StepCost)
 
 
 def vetting_of(cell: Cell) -> Vetting:
@@ -81,7 +104,44 @@ def _serve(task: Vet, channel: Channel) -> None:
             channels_last_share=_share(cell, reference, device, task.seed),
         )
         file.write_bytes(msgspec.json.encode(vetting))
+    step = _file("step", _eager_cell(cell))
+    if not step.exists():
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+        channel.send(Said(phase="counting"))
+        step.write_bytes(msgspec.json.encode(_step_cost(cell, device)))
     channel.send(Vetted())
+
+
+def _step_cost(cell: Cell, device: torch.device) -> StepCost:
+    """The step's operations and their cost; for a model that cannot run without memory, why there is none."""
+    subject = subject_model(_eager_cell(cell), create(cell.model))
+    try:
+        ops = trace_step(cell, subject, device)
+    except Exception as error:  # someone else's forward: whatever it raises means that it cannot run so
+        first = (str(error).strip().splitlines() or [""])[0]
+        return StepCost(unmodelled=(f"no list of operations: {type(error).__name__}: {first}",))
+    works, unknown = cost.works(ops)
+    fused = cost.fused_works(ops, cell.task)
+    keep = _winograd(device, cell.precision)
+    return StepCost(
+        works=tuple(_without_winograd(works, keep)),
+        fused=tuple(_without_winograd(fused, keep)),
+        unmodelled=tuple(f"{name} ({count})" for name, count in unknown.items()),
+        macs=sum(cost.cost(op).macs for op in ops if op.phase == "forward") // cell.batch_size,
+    )
+
+
+def _winograd(device: torch.device, word: str) -> bool:
+    """Whether the backend has a Winograd transform for dense 3x3 convs: cuDNN but for bf16, Arm's library; not oneDNN
+    on x86, whose list of implementations in torch holds none."""
+    if device.type == "cuda":
+        return precision.meaning(word).computed is not torch.bfloat16
+    return platform.machine() in ("aarch64", "arm64")
+
+
+def _without_winograd(works: list[Work], keep: bool) -> list[Work]:
+    return works if keep else [msgspec.structs.replace(each, winograd_flops=0) for each in works]
 
 
 def _tolerances(cell: Cell, reference: nn.Module, device: torch.device, seed: int) -> dict[str, float]:

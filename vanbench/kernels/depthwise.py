@@ -1,0 +1,119 @@
+"""The table of depthwise convs: which implementations there are, what each computes, and why it is not here.
+
+Depthwise: groups = channels, one output channel each, stride and dilation the same both ways, padding that keeps the
+map's size at stride 1 (dilation * (k - 1) / 2, k odd). Adding an implementation is a row of `IMPLEMENTATIONS` and its
+word in `spec.names.DEPTHWISE`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+__all__ = ["DIRECTIONS", "IMPLEMENTATIONS", "Geometry", "Implementation", "inputs_of", "reference"]
+
+DIRECTIONS = ("forward", "grad_input", "grad_weight")
+
+
+class Geometry(NamedTuple):
+    """Of a square kernel; padding as in the module's words."""
+
+    kernel_size: int
+    dilation: int = 1
+    stride: int = 1
+
+    @property
+    def padding(self) -> int:
+        """On each side."""
+        return self.dilation * (self.kernel_size - 1) // 2
+
+    def output(self, size: int) -> int:
+        """Pixels out of `size` pixels in, one way."""
+        return (size + 2 * self.padding - self.dilation * (self.kernel_size - 1) - 1) // self.stride + 1
+
+
+class Implementation(NamedTuple):
+    """The three passes; x (N, C, H, W), w (C, 1, k, k), g: the gradient of the output.
+
+    forward(x, w, geometry) -> y. grad_input(g, x, w, geometry) -> like x. grad_weight(g, x, w, geometry) -> like w.
+    why_not(device type, geometry): why it cannot serve here, or None.
+    """
+
+    forward: Callable[[Tensor, Tensor, Geometry], Tensor]
+    grad_input: Callable[[Tensor, Tensor, Tensor, Geometry], Tensor]
+    grad_weight: Callable[[Tensor, Tensor, Tensor, Geometry], Tensor]
+    why_not: Callable[[str, Geometry], str | None] = lambda device, geometry: None
+
+
+def _native_forward(x: Tensor, w: Tensor, geometry: Geometry) -> Tensor:
+    return F.conv2d(x, w, None, geometry.stride, geometry.padding, geometry.dilation, groups=x.shape[1])
+
+
+def _native_backward(g: Tensor, x: Tensor, w: Tensor, geometry: Geometry, mask: list[bool]) -> tuple[Tensor, ...]:
+    pair = [geometry.stride] * 2, [geometry.padding] * 2, [geometry.dilation] * 2
+    made: tuple[Tensor, ...] = torch.ops.aten.convolution_backward(
+        g, x, w, None, *pair, False, [0, 0], x.shape[1], mask
+    )
+    return made
+
+
+IMPLEMENTATIONS: dict[str, Implementation] = {
+    "native": Implementation(
+        forward=_native_forward,
+        grad_input=lambda g, x, w, geometry: _native_backward(g, x, w, geometry, [True, False, False])[0],
+        grad_weight=lambda g, x, w, geometry: _native_backward(g, x, w, geometry, [False, True, False])[1],
+    ),
+}
+
+
+def inputs_of(
+    batch_size: int,
+    channels: int,
+    height: int,
+    width: int,
+    geometry: Geometry,
+    dtype: torch.dtype,
+    memory_format: torch.memory_format,
+    device: torch.device,
+    seed: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(x, w, g) of random numbers, the same on every device."""
+    generator = torch.Generator().manual_seed(seed)
+    out = (geometry.output(height), geometry.output(width))
+    x = torch.randn(batch_size, channels, height, width, generator=generator)
+    w = torch.randn(channels, 1, geometry.kernel_size, geometry.kernel_size, generator=generator)
+    g = torch.randn(batch_size, channels, *out, generator=generator)
+    return tuple(each.to(dtype).to(device).to(memory_format=memory_format) for each in (x, w, g))  # type: ignore[return-value]
+
+
+def reference(direction: str, x: Tensor, w: Tensor, g: Tensor, geometry: Geometry) -> Tensor:
+    """The answer in float64, contiguous, of native code; forward and grad_input for the first and last image alone.
+
+    Those two passes know no other image, and a slow conv need not be run on all of them.
+    """
+    if direction != "grad_weight":
+        ends = [0, x.shape[0] - 1]
+        x, g = x[ends], g[ends]
+    x, w, g = (each.double().contiguous() for each in (x, w, g))
+    if direction == "forward":
+        return _native_forward(x, w, geometry)
+    if direction == "grad_input":
+        return _native_backward(g, x, w, geometry, [True, False, False])[0]
+    # A product with shifted images tap by tap: what native code gets wrong in its own sum is seen.
+    padded = F.pad(x, [geometry.padding] * 4)
+    taps = []
+    for row in range(geometry.kernel_size):
+        for column in range(geometry.kernel_size):
+            top, left = row * geometry.dilation, column * geometry.dilation
+            seen = padded[
+                :,
+                :,
+                top : top + (g.shape[2] - 1) * geometry.stride + 1 : geometry.stride,
+                left : left + (g.shape[3] - 1) * geometry.stride + 1 : geometry.stride,
+            ]
+            taps.append((seen * g).sum(dim=(0, 2, 3)))
+    return torch.stack(taps, dim=1).reshape(w.shape)
