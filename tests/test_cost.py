@@ -549,7 +549,8 @@ def _traced(model: nn.Module, batch: int, task: str, device: str, *, foreach: bo
     how = {"fused": True} if device == "cpu" else {"foreach": foreach}
     optimizer = torch.optim.AdamW(model.parameters(), **how)  # type: ignore[arg-type]
     if not first:
-        F.cross_entropy(model(x), target).backward()  # type: ignore[no-untyped-call]
+        for parameter in model.parameters():
+            parameter.grad = torch.empty_like(parameter)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
     with cast:

@@ -66,7 +66,7 @@ def make_ceilings(**changes: Any) -> Ceilings:
 
 def _op(op_class: str, name: str, shape: Sequence[int], flops: float, traffic: float, **more: Any) -> Row:
     """A row of ops.csv that runs at a plausible share of its bound."""
-    unit = "matrix" if op_class in ("pointwise", "dense conv", "depthwise") else "vector"
+    unit = "matrix" if op_class in ("pointwise", "dense conv") else "vector"
     bound = max(traffic / 45e9, flops / 195e9)
     reached = {"depthwise": 0.16, "pointwise": 0.75, "dense conv": 0.6, "norm": 0.7, "activation": 0.45}
     spread = 0.8 + 0.4 * ((shape[1] * 7 + shape[2]) % 10) / 10
@@ -121,10 +121,10 @@ def van_b0(batch: int = 8, **more: Any) -> list[Row]:
     ops.append({**_plain(batch, 256, 1, "other", "aten.mean.dim", 49, 50)})
     fields = {
         "model": "van_b0", "task": "infer", "batch_size": batch, "image_size": 224, "precision": "fp32",
-        "memory_format": "contiguous", "form": "reference", "depthwise": "native", "device": "cpu", "threads": 2,
+        "memory_format": "contiguous", "form": "reference", "depthwise": "native", "device": "cpu", "threads": "2",
         "device_name": "Example CPU @ 2.50GHz", **more,
     }  # fmt: skip
-    rows = [{**op, **fields, "module": f"stage{i // 70 + 1}.block{i % 70}"} for i, op in enumerate(ops)]
+    rows = [{**op, **fields, "place": i, "module": f"stage{i // 70 + 1}.block{i % 70}"} for i, op in enumerate(ops)]
     step = 1.06 * sum(row["seconds"] for row in rows)
     return [{**row, "step_s": step} for row in rows]
 
@@ -330,6 +330,11 @@ def test_roofs_follow_the_types_that_operations_compute_in() -> None:
     ]
     said = " ".join(_said(_figure(draw_roofline(rows, make_ceilings()))))
     assert "matrix bf16: 620" in said
+    assert "vector fp32: 195" in said
+    assert "matrix fp32" not in said
+    entry = make_ceilings(matrix={**make_ceilings().matrix, "tf32": _ceiling(4e11, "torch.mm")})
+    said = " ".join(_said(_figure(draw_roofline([{**row, "precision": "tf32"} for row in van_b0()], entry))))
+    assert "matrix tf32: 400" in said
     assert "vector fp32: 195" in said
     assert "matrix fp32" not in said
 

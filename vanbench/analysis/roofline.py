@@ -46,8 +46,7 @@ def bandwidth(ceilings: Ceilings, working_set: int) -> float | None:
     Between two sizes that were measured the smaller one's, which is the faster; below the smallest, its own. None if
     no stream was measured.
     """
-    below = [each.bytes for each in ceilings.streams if each.bytes <= working_set]
-    floor = max(below, default=0)
+    floor = max((each.bytes for each in ceilings.streams if each.bytes <= working_set), default=0)
     return max((each.ceiling.best for each in ceilings.streams if each.bytes >= floor), default=None)
 
 
@@ -64,12 +63,15 @@ def matrix_rate(ceilings: Ceilings, dtype: str) -> float | None:
     return max([*rates, *([vector] if vector is not None else [])], default=None)
 
 
-def least(work: Work, ceilings: Ceilings, *, tf32: bool = False, launch: bool = True) -> Roof | None:
+def least(
+    work: Work, ceilings: Ceilings, *, tf32: bool = False, launch: bool = True, level_bytes: int | None = None
+) -> Roof | None:
     """The least time of one of `work`; None where a roof that it needs was not measured.
 
-    tf32: fp32 matrix work may use TF32. launch: each operation is started by itself (eager).
+    tf32: fp32 matrix work may use TF32. launch: each operation is started by itself (eager). level_bytes: take the
+    bandwidth of this working set instead of the operation's own bytes.
     """
-    wide = bandwidth(ceilings, work.bytes)
+    wide = bandwidth(ceilings, work.bytes if level_bytes is None else level_bytes)
     if wide is None:
         return None
     times = [Roof(work.bytes / wide, "bandwidth")]

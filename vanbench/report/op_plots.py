@@ -78,7 +78,6 @@ _CONFIGURATION = (
     "depthwise",
     "device",
     "threads",
-    "place",
 )
 _ALWAYS_SAID = ("model", "precision", "memory_format")
 # Points² for the whole step: 20 % is a dot of 20 points across, 1 % one of 4.5.
@@ -341,14 +340,16 @@ def _roofs(case: _Case, entry: Ceilings) -> list[_Roof]:
         )
         for s in _levels(entry.streams)
     ]
+    precision = _text(case.rows[0], "precision")
     for unit, rates in (("matrix", entry.matrix), ("vector", entry.vector)):
+        # TF32 is a way of matrix units with fp32 tensors; vector units know only fp32.
+        says = {"fp32": "tf32"} if unit == "matrix" and precision == "tf32" else {"tf32": "fp32"}
         spent: dict[str, float] = defaultdict(float)
         for row in case.timed:
-            if _text(row, "unit") == unit and _text(row, "dtype") in rates:
-                spent[_text(row, "dtype")] += number(row, "seconds") or 0.0
-        precision = _text(case.rows[0], "precision")
-        words = sorted(spent, key=lambda word: -spent[word])[:2] or [word for word in (precision,) if word in rates]
-        for word in words:
+            if _text(row, "unit") == unit:
+                spent[says.get(_text(row, "dtype"), _text(row, "dtype"))] += number(row, "seconds") or 0.0
+        words = sorted((word for word in spent if word in rates), key=lambda word: -spent[word])[:2]
+        for word in words or [word for word in (says.get(precision, precision),) if word in rates]:
             roof = rates[word]
             said = f"{unit} {word}: {significant(roof.best / 1e9)} GFLOP/s ({one_line(roof.how, 32)})"
             roofs.append(_Roof(said, roof.best, False))
@@ -632,17 +633,26 @@ def _name_dots(axis: Axes, dots: Sequence[_Dot], taken: Sequence[_Box]) -> None:
     for (x, y), radius in zip(places, radii, strict=True):
         if radius > 1.5:
             crowd.append(_Box(x - radius, y - radius, x + radius, y + radius, 2.0))
-    named = [i for i, dot in enumerate(dots) if dot.share >= _LEAST_NAMED][:_MOST_NAMED]
-    for i in named:
-        dot, (x, y), radius = dots[i], places[i], radii[i]
-        wide, high = 0.0083 * 6.5 * len(dot.name) * 72 / point, 8.5 / point
+    # Of dots in one place the names stand together, with one leader.
+    groups: list[list[int]] = []
+    for i in [i for i, dot in enumerate(dots) if dot.share >= _LEAST_NAMED][:_MOST_NAMED]:
+        close = (group for group in groups if math.dist(places[group[0]], places[i]) < radii[i] / 2)
+        group = next(close, None)
+        if group is None:
+            groups.append([i])
+        else:
+            group.append(i)
+    for group in groups:
+        dot, (x, y), radius = dots[group[0]], places[group[0]], radii[group[0]]
+        names = list(dict.fromkeys(dots[i].name for i in group))
+        wide, high = 0.0083 * 6.5 * max(map(len, names)) * 72 / point, 8.5 * len(names) / point
         best: tuple[float, _Box, tuple[float, float]] | None = None
         for reach in (3.0, 9.0, 17.0, 27.0, 40.0, 55.0, 75.0):
             for turn in range(0, 360, 20):
                 across, up = math.cos(math.radians(turn)), math.sin(math.radians(turn))
                 # The box's near edge, not its centre, is what stands at the distance.
                 out = radius + reach / point
-                left, low = x + across * (out + wide / 2) - wide / 2, y + up * out - high / 2
+                left, low = x + across * (out + wide / 2) - wide / 2, y + up * (out + high / 2 - 4 / point) - high / 2
                 box = _Box(left, low, left + wide, low + high, 10.0)
                 near = (min(max(x, box.left), box.right), min(max(y, box.low), box.high))
                 cost = _covered(crowd, box, (x, y), near) + reach / 20
@@ -660,13 +670,14 @@ def _name_dots(axis: Axes, dots: Sequence[_Dot], taken: Sequence[_Box]) -> None:
         line: dict[str, Any] = {"arrowstyle": "-", "color": "#555555", "linewidth": 0.5, "shrinkB": radius * point}
         line |= {"shrinkA": 1, "relpos": ((near[0] - box.left) / wide, (near[1] - box.low) / high)}
         said = axis.annotate(
-            dot.name,
+            "\n".join(names),
             (dot.intensity, dot.rate / 1e9),
             xytext=(((box.left + box.right) / 2 - x) * point, ((box.low + box.high) / 2 - y) * point),
             textcoords="offset points",
             ha="center",
             va="center",
             fontsize=6.5,
+            linespacing=1.1,
             color="black",
             zorder=6,
             arrowprops=line if (math.dist((x, y), near) - radius) * point > 5 else None,
