@@ -15,9 +15,9 @@ lint:
 types:
 	$(VENV)/mypy
 
-# docs/columns.md is made from report/columns.py; a test keeps them the same.
+# docs/columns.md is made from the lists of columns in report/; a test keeps them the same.
 columns:
-	$(VENV)/python -c "from vanbench.report.columns import document; print(document(), end='')" > docs/columns.md
+	$(VENV)/python -c "from vanbench.report.columns_page import document; print(document(), end='')" > docs/columns.md
 
 clean:
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

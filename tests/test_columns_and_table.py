@@ -20,7 +20,8 @@ from vanbench.errors import UserError
 from vanbench.record.measurement import Disturbance
 from vanbench.record.record import Failed, Outcome, Record, Skipped
 from vanbench.record.store import Store
-from vanbench.report.columns import COLUMNS, CONTRACT, document
+from vanbench.report.columns import COLUMNS, CONTRACT
+from vanbench.report.columns_page import document
 from vanbench.report.screen import remedy_lines, summary_table
 from vanbench.report.table import Row, labels, load_frame, read_rows, rows
 from vanbench.report.to_csv import csv_text
@@ -63,7 +64,7 @@ def test_the_contracts_columns_come_first_in_its_order() -> None:
 
 
 def test_the_committed_list_of_columns_is_up_to_date() -> None:
-    """Otherwise write it again: open("docs/columns.md", "w").write(vanbench.report.columns.document())."""
+    """Otherwise write it again: open("docs/columns.md", "w").write(vanbench.report.columns_page.document())."""
     assert (ROOT / "docs" / "columns.md").read_text(encoding="utf-8") == document()
 
 

@@ -385,6 +385,9 @@ def test_each_configuration_has_a_panel_at_most_three_in_a_line() -> None:
     )
     assert len({round(axis.get_position().x0, 2) for axis in panels}) == 3
     assert len({axis.get_xlim() + axis.get_ylim() for axis in panels}) == 1
+    eight = [{**row, "batch_size": batch} for row in van_b0()[:9] for batch in range(1, 9)]
+    panels = _panels(_figure(draw_roofline(eight, make_ceilings())))
+    assert (len(panels), len({round(axis.get_position().x0, 2) for axis in panels})) == (8, 3)
 
 
 def test_bars_are_as_long_as_the_summed_times() -> None:

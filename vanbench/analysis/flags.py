@@ -249,8 +249,8 @@ FLAGS: tuple[Flag, ...] = (
     Flag(
         "above_bound",
         lambda case: _over(case.bound_fraction, 1.0),
-        "it is faster than its bound, so a ceiling was measured too low: run vanbench ceilings on a quiet machine, then "
-        "vanbench report with --ceilings; if it stays, a formula is wrong: please report it",
+        "it is faster than its bound, so a ceiling was measured too low: run vanbench ceilings on a quiet machine, "
+        "then vanbench report with --ceilings; if it stays, a formula is wrong: please report it",
     ),
     Flag(
         "no_reference",

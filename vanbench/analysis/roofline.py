@@ -1,9 +1,9 @@
 """Cost against ceilings: the least time of an operation, of a step, and which roof sets it. Pure arithmetic.
 
 The model (Williams, Waterman and Patterson, CACM 2009, with a roof for each unit and level): an operation takes at
-least as long as its compulsory bytes at the bandwidth of the level that holds all it touches, its FLOPs on the unit that
-can do them, and a launch. A step takes at least the sum. Every rounding is towards less time, so that nothing measured
-can be faster than its bound but by a ceiling that was measured too low.
+least as long as its compulsory bytes at the bandwidth of the level that holds all it touches, its FLOPs on the
+unit that can do them, and a launch. A step takes at least the sum. Every rounding is towards less time, so that nothing
+measured can be faster than its bound but by a ceiling that was measured too low.
 """
 
 from __future__ import annotations
@@ -91,9 +91,7 @@ def least(
     return max(times)
 
 
-def bound(
-    works: Iterable[Work], ceilings: Ceilings, *, tf32: bool = False, launch: bool = True
-) -> Bound | None:
+def bound(works: Iterable[Work], ceilings: Ceilings, *, tf32: bool = False, launch: bool = True) -> Bound | None:
     """The least time of a step: the sum of its operations'; None where one of them has no roof, or there are none."""
     shares: dict[str, float] = {}
     moved = 0

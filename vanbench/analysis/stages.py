@@ -71,7 +71,8 @@ def geometry(op: Op) -> dict[str, int | None]:
 
     def one(values: object) -> int | None:
         listed = list(values) if isinstance(values, (list, tuple)) else [values]
-        return int(listed[0]) if listed and all(each == listed[0] for each in listed) else None
+        first = listed[0] if listed else None
+        return first if isinstance(first, int) and all(each == first for each in listed) else None
 
     return {
         "kernel_size": one(kernel),

@@ -9,7 +9,7 @@ from typing import Any
 
 import typer
 
-from vanbench.cli import env, interrupt, models, report, run
+from vanbench.cli import ceilings, depthwise, env, interrupt, models, profile, report, run
 from vanbench.errors import VanbenchError
 
 __all__ = ["app", "main"]
@@ -31,6 +31,9 @@ app = typer.Typer(
 app.command("run", no_args_is_help=False)(run.run)
 app.command("models")(models.models)
 app.command("env")(env.env)
+app.command("ceilings")(ceilings.ceilings)
+app.command("profile")(profile.profile)
+app.command("depthwise")(depthwise.depthwise)
 app.command("report")(report.report)
 
 

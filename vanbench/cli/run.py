@@ -79,6 +79,13 @@ def run(
     seed: Annotated[
         _Text, typer.Option(help="Of weights, inputs and the order of turns. [default: 0]", rich_help_panel=_HOW)
     ] = None,
+    ceilings: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(
+            help="Ceilings that bounds are made of. [default: this machine's newest by `vanbench ceilings`]",
+            rich_help_panel=_WHERE,
+        ),
+    ] = None,
     out: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option(help="The run directory. [default: results/<machine>/<UTC time>-<name>]", rich_help_panel=_WHERE),
@@ -123,14 +130,14 @@ def run(
     from vanbench.execute.run import measure
 
     if resume is not None:
-        overrides = _overrides(sweep, out, list_cells, flags)
+        overrides = _overrides(sweep, out, ceilings, list_cells, flags)
         events = measure(None, resume=resume, overrides=overrides, retry_failed=retry_failed)
     else:
         parsed = _parse(sweep, flags)
         if list_cells:
             _print_preview(parsed, as_json)
             return 0
-        events = measure(parsed, out=out)
+        events = measure(parsed, out=out, ceilings=ceilings)
     from vanbench.cli.progress import follow
 
     return follow(events, quiet=quiet, as_json=as_json)
@@ -143,14 +150,17 @@ def _parse(path: Path | None, flags: dict[str, Any]) -> Sweep:
     return parse_sweep(document, flags, name=path.stem if path is not None else "run")
 
 
-def _overrides(sweep: Path | None, out: Path | None, list_cells: bool, flags: dict[str, Any]) -> dict[str, float | int]:
+def _overrides(
+    sweep: Path | None, out: Path | None, ceilings: Path | None, list_cells: bool, flags: dict[str, Any]
+) -> dict[str, float | int]:
     """What may accompany --resume: how long to go on. The rest stands in the directory's sweep.toml."""
     from vanbench.errors import UserError
     from vanbench.spec.sweep import parse_sweep
 
     allowed = ("target", "rounds", "budget", "timeout")
     given = [f"--{name}" for name, value in flags.items() if value is not None and name not in allowed]
-    given += [str(sweep)] * (sweep is not None) + ["--out"] * (out is not None) + ["--list"] * list_cells
+    given += [str(sweep)] * (sweep is not None) + ["--out"] * (out is not None)
+    given += ["--ceilings"] * (ceilings is not None) + ["--list"] * list_cells
     if given:
         raise UserError(
             f"--resume takes the sweep from the directory; it does not go with {', '.join(given)} "

@@ -61,7 +61,8 @@ def cases_of(shapes: Sequence[Shape], axes: Axes) -> tuple[Case, ...]:
     places = dict.fromkeys(occurring)
     maps = dict.fromkeys(place[:3] for place in occurring if place[5] == 1)
     for place, kernel_size, dilation in itertools.product(maps, axes.kernel_sizes, axes.dilations):
-        places[(*place, kernel_size, dilation, 1)] = None
+        wanted = (*place, kernel_size, dilation, 1)
+        places[wanted] = None
     return tuple(
         Case(
             batch_size=axes.batch_size,

@@ -59,7 +59,7 @@ def profile_cells(
     Raises UserError for compiled cells: their operations are not the model's any more.
     """
     if any(cell.compile != "off" for cell in sweep.cells()):
-        raise UserError("profile takes eager cells alone (--compile off): a compiled step has no operations left to name")
+        raise UserError("profile takes eager cells alone (--compile off): a compiled step has no operations to name")
     with scratch() as folder:
         with starter(folder, worker) as nursery:
             environment = environment_of(nursery, sweep.device)
@@ -95,7 +95,7 @@ def _profile(
 ) -> Generator[Phase, None, Profile]:
     """Vet the cell, then profile it in a process of its own; the generator returns the profile."""
     sampling = sweep.plan
-    tasks = (
+    tasks: tuple[Vet | ProfileStep, ...] = (
         Vet(cell=cell, device=environment.device, seed=sampling.seed),
         ProfileStep(cell=cell, device=environment.device, seed=sampling.seed, sampling=sampling, seconds=seconds),
     )

@@ -9,7 +9,7 @@ import platform
 import secrets
 import shutil
 import subprocess
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 from vanbench.record.ceilings import cache_root
@@ -36,7 +36,7 @@ def compiler() -> str | None:
     return None
 
 
-@lru_cache(maxsize=None)
+@cache
 def load(name: str) -> ctypes.CDLL:
     """The library of `kernels/<name>.c`, compiled for this very CPU.
 

@@ -22,7 +22,7 @@ _PART = 128
 
 
 class _Barrier(ctypes.Structure):
-    _fields_ = [("waiting", ctypes.c_int), ("generation", ctypes.c_int), ("members", ctypes.c_int)]  # noqa: RUF012
+    _fields_ = [("waiting", ctypes.c_int), ("generation", ctypes.c_int), ("members", ctypes.c_int)]
 
 
 @lru_cache(maxsize=1)

@@ -65,10 +65,7 @@ def multiply_adds(out, x, y, steps, PACKED: tl.constexpr, BLOCK: tl.constexpr): 
             a6 = a6 * x + y
             a7 = a7 * x + y
     else:
-        if PACKED == 1:
-            half = tl.bfloat16
-        else:
-            half = tl.float16
+        half = tl.bfloat16 if PACKED == 1 else tl.float16
         a0 = start.to(half)
         a1 = (start + 1).to(half)
         a2 = (start + 2).to(half)

@@ -11,7 +11,18 @@ import msgspec
 from vanbench.errors import UserError
 from vanbench.record.files import replace_file
 
-__all__ = ["Book", "Ceiling", "Ceilings", "Stream", "cache_place", "cache_root", "merged", "read_book", "remember"]
+__all__ = [
+    "NO_BOOK",
+    "Book",
+    "Ceiling",
+    "Ceilings",
+    "Stream",
+    "cache_place",
+    "cache_root",
+    "merged",
+    "read_book",
+    "remember",
+]
 
 CONVENTION = (
     "Bytes are algorithmic: each element that is read or written counts once; what a store fetches first "
@@ -74,9 +85,9 @@ class Book(msgspec.Struct, frozen=True, kw_only=True):
     def of(self, machine_key: str, device: str, threads: int) -> Ceilings | None:
         """The entry for a device ("cpu", "cuda:0") and thread count; a GPU's holds for any."""
         for entry in self.entries:
-            if entry.machine_key == machine_key and entry.device == device:
-                if device != "cpu" or entry.threads == threads:
-                    return entry
+            same = entry.machine_key == machine_key and entry.device == device
+            if same and (device != "cpu" or entry.threads == threads):
+                return entry
         return None
 
     def with_entry(self, entry: Ceilings) -> Book:
@@ -87,6 +98,9 @@ class Book(msgspec.Struct, frozen=True, kw_only=True):
         ]
         kept = tuple(each for each, drop in zip(self.entries, same, strict=True) if not drop)
         return msgspec.structs.replace(self, entries=(*kept, entry))
+
+
+NO_BOOK = Book()
 
 
 def merged(first: Ceilings, again: Ceilings) -> Ceilings:

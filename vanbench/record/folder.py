@@ -15,7 +15,17 @@ from vanbench.record.environment import Environment
 from vanbench.record.files import replace_file, storage_error
 from vanbench.record.profile import Case, CaseVisit, Profile
 
-__all__ = ["Folder", "Lone", "Profiles", "make_folder", "read_folder", "save_book", "save_lone", "save_profiles"]
+__all__ = [
+    "Folder",
+    "Lone",
+    "Profiles",
+    "make_folder",
+    "read_environment",
+    "read_folder",
+    "save_book",
+    "save_lone",
+    "save_profiles",
+]
 
 _T = TypeVar("_T")
 
@@ -84,8 +94,7 @@ def save_lone(path: Path, lone: Lone) -> None:
 
 def read_folder(path: Path) -> Folder:
     """Raises UserError where a file is missing or is not what vanbench wrote."""
-    environment = _decode(path / "environment.json", Environment)
-    assert environment is not None
+    environment = read_environment(path)
     book = path / "ceilings.json"
     return Folder(
         path,
@@ -94,6 +103,13 @@ def read_folder(path: Path) -> Folder:
         _decode(path / "profiles.json", Profiles, optional=True),
         _decode(path / "depthwise.json", Lone, optional=True),
     )
+
+
+def read_environment(path: Path) -> Environment:
+    """The environment of a folder, or of a run directory."""
+    environment = _decode(path / "environment.json", Environment)
+    assert environment is not None
+    return environment
 
 
 def _pretty(value: msgspec.Struct) -> bytes:

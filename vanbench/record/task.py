@@ -232,9 +232,7 @@ class Over(msgspec.Struct, frozen=True, kw_only=True, tag="over"):
     threads: int
 
 
-Answer = (
-    Said | Ready | Vetted | Taken | Closed | Declined | Probed | Named | Found | Profiled | Shaped | Visited | Over
-)
+Answer = Said | Ready | Vetted | Taken | Closed | Declined | Probed | Named | Found | Profiled | Shaped | Visited | Over
 
 
 class Forked(msgspec.Struct, frozen=True, kw_only=True, tag="forked"):

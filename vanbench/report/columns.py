@@ -15,7 +15,7 @@ from vanbench.report.row import RowSource
 from vanbench.spec.names import KNOWN
 from vanbench.stats import fmean, median, quantile
 
-__all__ = ["COLUMNS", "CONTRACT", "LEAST_STEPS_FOR_P95", "Column", "RowSource", "Value", "document"]
+__all__ = ["COLUMNS", "CONTRACT", "LEAST_STEPS_FOR_P95", "Column", "RowSource", "Value"]
 
 Value = str | int | float | None
 
@@ -24,7 +24,7 @@ LEAST_STEPS_FOR_P95 = 59
 
 
 class Column(NamedTuple):
-    """kind: text, integer or number; unit: SI, or empty; meaning: one sentence; of: the content, from a row's source."""
+    """kind: text, integer or number; unit: SI, or empty; meaning: one sentence; of: the content, from its source."""
 
     name: str
     kind: str

@@ -31,7 +31,8 @@ _MEMORY = 1 << 62
 def op_of(case: Case) -> Op:
     """The case as an operation, so that it costs by the same formulas as in a model."""
     pad = case.dilation * (case.kernel_size - 1) // 2
-    out = [(size + 2 * pad - case.dilation * (case.kernel_size - 1) - 1) // case.stride + 1 for size in (case.height, case.width)]
+    reach = case.dilation * (case.kernel_size - 1) + 1
+    out = [(size + 2 * pad - reach) // case.stride + 1 for size in (case.height, case.width)]
     dtype = {"bf16": "bfloat16", "fp16": "float16"}.get(case.precision, "float32")
 
     def operand(storage: int, *shape: int) -> Operand:
@@ -50,7 +51,7 @@ def op_of(case: Case) -> Op:
         "groups": case.channels,
     }
     if case.direction == "forward":
-        inputs = {"input": (x,), "weight": (w,)}
+        inputs: dict[str, tuple[Operand, ...]] = {"input": (x,), "weight": (w,)}
         return Op(name="aten.convolution.default", inputs=inputs, outputs=(g,), arguments={**arguments, "bias": None})
     mask = [case.direction == "grad_input", case.direction == "grad_weight", False]
     made = _another(x if mask[0] else w)
@@ -182,6 +183,14 @@ def _reason(row: CaseSource) -> Value:
     return row.unmeasured.reason if row.unmeasured is not None else None
 
 
+def _models(row: CaseSource) -> Value:
+    return ";".join(row.case.models) or None
+
+
+def _kernels(row: CaseSource) -> Value:
+    return next((";".join(visit.kernels) for visit in row.visits if visit.kernels), None)
+
+
 def _text(name: str, meaning: str, of: Callable[[Any], Value]) -> Column:
     return Column(name, "text", "", meaning, of)
 
@@ -194,7 +203,13 @@ def _times(word: str, meaning: str) -> Sequence[Column]:
     name, cold = f"{word}_s", word == "cold"
     return (
         Column(name, "number", "s", meaning, lambda row: row.middle(name)),
-        Column(f"{name}_low", "number", "s", "Lower end of its 95 % interval, t over rounds.", lambda row: row.middle(name, -1)),
+        Column(
+            f"{name}_low",
+            "number",
+            "s",
+            "Lower end of its 95 % interval, t over rounds.",
+            lambda row: row.middle(name, -1),
+        ),
         Column(f"{name}_high", "number", "s", "Upper end.", lambda row: row.middle(name, 1)),
         Column(
             f"{word}_bound_s",
@@ -216,7 +231,11 @@ DEPTHWISE_COLUMNS: tuple[Column, ...] = (
     _whole("schema_version", "", "Version of this table.", lambda row: _SCHEMA_VERSION),
     _text("status", "measured, failed or skipped.", lambda row: row.status),
     _text("reason", "Why not measured; `budget`: not reached in the time.", _reason),
-    _text("models", "Models in which it occurs, a `;` list; empty: here for comparison.", lambda row: ";".join(row.case.models) or None),
+    _text(
+        "models",
+        "Models in which it occurs, a `;` list; empty: here for comparison.",
+        _models,
+    ),
     _whole("batch_size", "images", "Images.", _case("batch_size")),
     _whole("channels", "", "Channels, as many groups.", _case("channels")),
     _whole("height", "px", "Of the input map.", _case("height")),
@@ -229,7 +248,11 @@ DEPTHWISE_COLUMNS: tuple[Column, ...] = (
     _text("pass", "forward, grad_input or grad_weight.", _case("direction")),
     _text("depthwise", "The implementation.", lambda row: row.depthwise),
     _text("backend", "Who computed it for PyTorch.", _first("backend")),
-    _text("kernel", "Primitives or kernels that ran, a `;` list.", lambda row: ";".join(v) if (v := _first("kernels")(row)) else None),  # type: ignore[arg-type]
+    _text(
+        "kernel",
+        "Primitives or kernels that ran, a `;` list.",
+        _kernels,
+    ),
     _text("device", "What the device came to.", lambda row: row.lone.device),
     _text("threads", "Intra-op threads.", lambda row: str(row.lone.threads)),
     _whole("flops", "FLOP", "Taps inside the image only.", lambda row: row.cost.flops),

@@ -17,7 +17,6 @@ from vanbench.record.ceilings import Ceiling, Ceilings, Stream
 from vanbench.report.drawing import (
     FAINT,
     GREY,
-    LONGEST_KEY,
     MARKERS,
     Drawn,
     drawing,
@@ -454,7 +453,7 @@ def draw_roofline(rows: Sequence[Row], entry: Ceilings) -> Drawn:
         xs += [max(levels) / min(slopes), max(levels) / max(slopes) / 6]
         ys.append(max(levels) / 1e9 / 10)
     with drawing():
-        shape = grid_shape(len(drawn))
+        shape = grid_shape(len(drawn)) if len(drawn) < 7 else (-(-len(drawn) // 3), 3)
         size = (4.6, 4.0) if shape[1] == 1 else (4.0, 3.8)
         figure, axes = page(
             title, about, [note], shape, size, len(drawn), room=key_width(["share of the step", *classes]),
@@ -471,7 +470,7 @@ def draw_roofline(rows: Sequence[Row], entry: Ceilings) -> Drawn:
             axis.set_axisbelow(True)
             _draw_dots(axis, dots)
             left_out = _left_out(case)
-            axis.set_title(one_line(case.name, 62), loc="left", pad=14 if left_out else 6)
+            axis.set_title(_fitting(case.name), loc="left", pad=14 if left_out else 6)
             if left_out:
                 axis.text(0, 1.015, left_out, transform=axis.transAxes, fontsize=6.5, color=GREY, va="bottom")
             axis.set_xlabel("arithmetic intensity (FLOP/byte)")
@@ -500,6 +499,11 @@ def draw_roofline(rows: Sequence[Row], entry: Ceilings) -> Drawn:
             taken = _draw_roofs(axis, each)
             _name_dots(axis, dots, taken)
     return Drawn(name, title, figure)
+
+
+def _fitting(name: str) -> str:
+    """A panel's title no wider than the panel."""
+    return name if len(name) <= 48 else _two_lines(name)
 
 
 def _reach(values: Sequence[float], share: float, above: float | None = None) -> tuple[float, float]:
@@ -765,9 +769,9 @@ def draw_classes(rows: Sequence[Row]) -> Drawn:
 
 
 def _two_lines(words: str) -> str:
-    """A bar's name on two lines: the model, and what else tells it from others."""
+    """A step's name on two lines: the model, and what else tells it from others."""
     model, _, rest = words.partition(", ")
-    return f"{one_line(model)}\n{one_line(rest, LONGEST_KEY)}" if rest else one_line(model)
+    return f"{one_line(model)}\n{one_line(rest, 50)}" if rest else one_line(model)
 
 
 def _draw_bar(axis: Axes, place: int, parts: Sequence[_Part], scale: float, most: float) -> None:

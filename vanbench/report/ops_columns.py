@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -140,7 +140,11 @@ OPS_COLUMNS: tuple[Column, ...] = (
         "Name of the primitive (CPU) or of the kernels (CUDA), a `;` list.",
         lambda row: ";".join(row.seen.kernels) or None,
     ),
-    _text("shape_in", "Shape of the tensor it works on (backward: of the incoming gradient).", lambda row: _shape(_input(row))),
+    _text(
+        "shape_in",
+        "Shape of the tensor it works on (backward: of the incoming gradient).",
+        lambda row: _shape(_input(row)),
+    ),
     _text("shape_out", "Shape of its first output.", lambda row: _shape(_output(row))),
     Column("kernel_size", "integer", "", "Of a conv with a square kernel.", _geometry("kernel_size")),
     Column("stride", "integer", "", "Of a conv.", _geometry("stride")),
@@ -158,13 +162,29 @@ OPS_COLUMNS: tuple[Column, ...] = (
     ),
     _text("dtype", "Type it computes in, as a precision's word.", lambda row: row.cost.dtype or None),
     Column("seconds", "number", "s", "Median over the profiled steps.", lambda row: row.seconds),
-    Column("seconds_low", "number", "s", "Tenth percentile over the profiled steps.", lambda row: quantile(row.seen.seconds, 0.1)),
+    Column(
+        "seconds_low",
+        "number",
+        "s",
+        "Tenth percentile over the profiled steps.",
+        lambda row: quantile(row.seen.seconds, 0.1),
+    ),
     Column("seconds_high", "number", "s", "Ninetieth percentile.", lambda row: quantile(row.seen.seconds, 0.9)),
     Column("visits", "integer", "", "Profiled steps.", lambda row: len(row.seen.seconds)),
     Column("share", "number", "", "Of the sum of all operations' medians.", lambda row: row.seconds / row.total_s),
-    Column("flops", "integer", "FLOP", "Taps inside the image only; empty without a formula.", lambda row: row.cost.flops),
-    Column("nominal_flops", "integer", "FLOP", "All taps, as published counts have it.", lambda row: row.cost.nominal_flops),
-    Column("bytes", "integer", "bytes", "Compulsory traffic: what must be read and written once.", lambda row: row.cost.bytes),
+    Column(
+        "flops", "integer", "FLOP", "Taps inside the image only; empty without a formula.", lambda row: row.cost.flops
+    ),
+    Column(
+        "nominal_flops", "integer", "FLOP", "All taps, as published counts have it.", lambda row: row.cost.nominal_flops
+    ),
+    Column(
+        "bytes",
+        "integer",
+        "bytes",
+        "Compulsory traffic: what must be read and written once.",
+        lambda row: row.cost.bytes,
+    ),
     Column(
         "intensity",
         "number",
@@ -175,7 +195,11 @@ OPS_COLUMNS: tuple[Column, ...] = (
     Column("flops_per_s", "number", "FLOP/s", "FLOPs over seconds.", _over_seconds("flops")),
     Column("bytes_per_s", "number", "bytes/s", "Bytes over seconds.", _over_seconds("bytes")),
     Column(
-        "bound_s", "number", "s", "The least time under the measured ceilings.", lambda row: row.roof.seconds if row.roof else None
+        "bound_s",
+        "number",
+        "s",
+        "The least time under the measured ceilings.",
+        lambda row: row.roof.seconds if row.roof else None,
     ),
     Column(
         "bound_fraction",
@@ -184,7 +208,11 @@ OPS_COLUMNS: tuple[Column, ...] = (
         "That over seconds: how near the operation is to its roof.",
         lambda row: row.roof.seconds / row.seconds if row.roof and row.seconds else None,
     ),
-    _text("bound_kind", "Which roof: bandwidth, matrix, vector or launch.", lambda row: row.roof.kind if row.roof else None),
+    _text(
+        "bound_kind",
+        "Which roof: bandwidth, matrix, vector or launch.",
+        lambda row: row.roof.kind if row.roof else None,
+    ),
     Column(
         "step_s",
         "number",

@@ -9,7 +9,7 @@ from functools import cached_property
 from vanbench.analysis import flags, ratio, roofline
 from vanbench.analysis.ratio import Estimate
 from vanbench.analysis.roofline import Bound
-from vanbench.record.ceilings import Book, Ceilings
+from vanbench.record.ceilings import NO_BOOK, Book, Ceilings
 from vanbench.record.environment import Environment
 from vanbench.record.measurement import Disturbance, Facts, Round
 from vanbench.record.ops import Work
@@ -30,7 +30,7 @@ class RowSource:
     reference: Record | None
     environment: Environment
     accompanied: bool = False
-    book: Book = Book()
+    book: Book = NO_BOOK
 
     @property
     def measured(self) -> bool:

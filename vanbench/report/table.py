@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vanbench.errors import UserError
-from vanbench.record.ceilings import Book
+from vanbench.record.ceilings import NO_BOOK, Book
 from vanbench.record.environment import Environment
 from vanbench.record.record import Record, Skipped
 from vanbench.record.store import read_run
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 __all__ = ["Row", "differing", "labels", "load_frame", "read_rows", "rows"]
 
 Row = dict[str, Value]
-NO_BOOK = Book()
 
 # Without these a CSV is not ours; any other column may be missing (an older table), and stays empty.
 _NEEDED = ("status", "model", "task", "batch_size", "image_size", "images_per_s")
@@ -56,7 +55,11 @@ def rows(sweep: Sweep, environment: Environment, records: Sequence[Record], book
 
 
 def read_rows(
-    text: str, name: str, columns: Sequence[Column] = COLUMNS, needed: Sequence[str] = _NEEDED, kind: str = "results.csv"
+    text: str,
+    name: str,
+    columns: Sequence[Column] = COLUMNS,
+    needed: Sequence[str] = _NEEDED,
+    kind: str = "results.csv",
 ) -> list[Row]:
     """The rows of a results.csv (or of another table, by its columns), typed; columns that are not known are left out.
 

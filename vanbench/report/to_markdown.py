@@ -13,7 +13,17 @@ from vanbench.report.table import Row, labels
 from vanbench.spec.sweep import Sweep
 from vanbench.units import duration, memory, percent, quantity, seconds, significant, with_spread
 
-__all__ = ["Heading", "figure_of", "flag_counts", "heading_of_run", "heading_of_table", "markdown", "names_of_flags"]
+__all__ = [
+    "Heading",
+    "escaped",
+    "figure_of",
+    "flag_counts",
+    "heading_of_run",
+    "heading_of_table",
+    "markdown",
+    "markdown_table",
+    "names_of_flags",
+]
 
 _HOW_TO_READ = """\
 - **Ratio** is the figure to compare models by: images/s over the reference's, from turns that the two took side by
@@ -103,10 +113,10 @@ def flag_counts(rows: Iterable[Row]) -> list[tuple[str, int, str]]:
 def markdown(rows: Sequence[Row], heading: Heading, plots: Sequence[tuple[str, str]], missing: Sequence[str]) -> str:
     """The report. plots: (title, path of the image, relative); missing: a line for each figure that was not made."""
     measured = [row for row in rows if row["status"] == "measured"]
-    parts = [f"# {_escape(heading.title)}"]
+    parts = [f"# {escaped(heading.title)}"]
     if heading.question:
-        parts.append(_escape(heading.question))
-    parts.append(_table(["", ""], heading.facts))
+        parts.append(escaped(heading.question))
+    parts.append(markdown_table(["", ""], heading.facts))
     parts.append(_summary(rows))
     names = dict(zip(map(id, rows), labels(rows), strict=True))
     for contest in dict.fromkeys(_contest(row) for row in measured):
@@ -115,25 +125,27 @@ def markdown(rows: Sequence[Row], heading: Heading, plots: Sequence[tuple[str, s
         mine = sorted((row for row in measured if _contest(row) == contest), key=_rate, reverse=True)
         references = dict.fromkeys(str(row["ratio_to"]) for row in mine if row["ratio_to"] is not None)
         if references:
-            parts.append(f"Ratios are to {', '.join(f'**{_escape(each)}**' for each in references)}.")
+            parts.append(f"Ratios are to {', '.join(f'**{escaped(each)}**' for each in references)}.")
         head = ["cell", "images/s", "ratio", "step", "p95", "peak memory", "parameters", "rounds", "flags"]
-        parts.append(_table(head, [_measured_line(row, names[id(row)]) for row in mine], align="lrrrrrrrl"))
+        parts.append(markdown_table(head, [_measured_line(row, names[id(row)]) for row in mine], align="lrrrrrrrl"))
     for status, title in (("failed", "Failed"), ("skipped", "Not measured")):
         mine = [row for row in rows if row["status"] == status]
         if mine:
             lines = [(names[id(row)], str(row["reason"] or ""), _code(row["rerun"])) for row in mine]
             head = ["cell", "reason", "run it alone with"]
             width = 3 if status == "failed" else 2
-            parts += [f"## {title}", _table(head[:width], [line[:width] for line in lines], raw=(2,))]
+            parts += [f"## {title}", markdown_table(head[:width], [line[:width] for line in lines], raw=(2,))]
     counts = flag_counts(rows)
     if counts:
         parts.append("## What disturbed it")
-        parts.append(_table(["flag", "cells", "remedy"], [(name, str(count), text) for name, count, text in counts]))
+        parts.append(
+            markdown_table(["flag", "cells", "remedy"], [(name, str(count), text) for name, count, text in counts])
+        )
     if plots:
         parts.append("## Plots")
-        parts += [f"![{_escape(title)}]({path})" for title, path in plots]
+        parts += [f"![{escaped(title)}]({path})" for title, path in plots]
     if missing:
-        parts.append("\n".join(f"- {_escape(line)}" for line in missing))
+        parts.append("\n".join(f"- {escaped(line)}" for line in missing))
     parts += ["## How to read it", _HOW_TO_READ]
     return "\n\n".join(parts) + "\n"
 
@@ -168,7 +180,7 @@ def _measured_line(row: Row, name: str) -> list[str]:
     ]
 
 
-def _escape(text: str) -> str:
+def escaped(text: str) -> str:
     """Text as Markdown shows it literally, on one line, within a table too."""
     return re.sub(r"([\\`*_{}\[\]<>|#~$&])", r"\\\1", " ".join(text.split()))
 
@@ -184,12 +196,14 @@ def _code(value: object) -> str:
     return f"{fence}{room}{text}{room}{fence}".replace("|", "\\|")
 
 
-def _table(head: Sequence[str], lines: Iterable[Sequence[str]], align: str = "", raw: Sequence[int] = ()) -> str:
+def markdown_table(
+    head: Sequence[str], lines: Iterable[Sequence[str]], align: str = "", raw: Sequence[int] = ()
+) -> str:
     """A Markdown table; every cell escaped but those of the columns in `raw`."""
     marks = {"r": "---:", "l": "---"}
     rule = [marks[side] for side in align or "l" * len(head)]
     text = ["| " + " | ".join(head) + " |", "| " + " | ".join(rule) + " |"]
     for line in lines:
-        cells = [cell if place in raw else _escape(cell) for place, cell in enumerate(line)]
+        cells = [cell if place in raw else escaped(cell) for place, cell in enumerate(line)]
         text.append("| " + " | ".join(cells) + " |")
     return "\n".join(text)

@@ -6,17 +6,19 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vanbench.errors import UserError
-from vanbench.record.ceilings import Book
+from vanbench.record.ceilings import NO_BOOK, Book, read_book
 from vanbench.record.environment import Environment
-from vanbench.record.record import Record
 from vanbench.record.files import replace_file
+from vanbench.record.folder import read_environment, save_book
+from vanbench.record.record import Record
 from vanbench.record.store import read_run
-from vanbench.report.table import NO_BOOK, Row, read_rows, read_text, rows
+from vanbench.report.look import write_folder
+from vanbench.report.table import Row, read_rows, read_text, rows
 from vanbench.report.to_csv import csv_text
 from vanbench.report.to_markdown import Heading, heading_of_run, heading_of_table, markdown
 from vanbench.spec.sweep import Sweep
 
-__all__ = ["redraw", "write_report", "write_table"]
+__all__ = ["adopt", "redraw", "write_report", "write_table"]
 
 
 def write_table(
@@ -45,7 +47,7 @@ def redraw(path: Path) -> list[Path]:
     Raises UserError if the path is neither, or cannot be written.
     """
     if path.is_dir():
-        return write_report(path)
+        return write_report(path) if (path / "sweep.toml").exists() else write_folder(path)
     shown = read_rows(read_text(path), str(path))
     folder = path.with_name(f"{path.stem}-report")
     try:
@@ -53,6 +55,26 @@ def redraw(path: Path) -> list[Path]:
     except OSError as error:
         raise UserError(f"cannot make {folder}: {error.strerror}") from None
     return _write_pages(folder, shown, heading_of_table(shown, path.stem))
+
+
+def adopt(path: Path, file: Path) -> None:
+    """Put a file of ceilings into a run directory, in place of its own, so that it is redrawn against them.
+
+    Raises UserError where the path is no directory, or the file holds none of that machine and device.
+    """
+    if not path.is_dir():
+        raise UserError(f"{path} is not a directory: ceilings belong to a run directory")
+    environment = read_environment(path)
+    mine = tuple(
+        entry
+        for entry in read_book(file).entries
+        if (entry.machine_key, entry.device) == (environment.machine_key, environment.device)
+    )
+    if not mine:
+        raise UserError(
+            f"{file} holds no ceilings of {environment.device} on the machine of {path} ({environment.machine_key})"
+        )
+    save_book(path, Book(entries=mine))
 
 
 def _write_pages(folder: Path, shown: Sequence[Row], heading: Heading) -> list[Path]:

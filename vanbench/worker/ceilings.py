@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import msgspec
 import torch
 
 import vanbench.worker.ceilings_cpu as cpu
@@ -43,7 +44,7 @@ def _serve(task: FindCeilings, channel: Channel) -> None:
         torch.set_num_threads(task.threads)
     threads = torch.get_num_threads() if device.type == "cpu" else 1
     channel.send(Said(phase="preparing"))
-    visits, notes = (cpu.visits(threads) if device.type == "cpu" else cuda.visits(device))
+    visits, notes = cpu.visits(threads) if device.type == "cpu" else cuda.visits(device)
     said = time.monotonic()
 
     def progress(share: float) -> None:
@@ -109,9 +110,10 @@ class _Best(NamedTuple):
 
 def as_ceilings(seen: dict[Place, dict[str, list[float]]], empty: Ceilings) -> Ceilings:
     """What was seen as roofs: at each place the best method's best visit (of a launch: the least)."""
-    import msgspec
-
-    streams, matrix, vector, launch = [], {}, {}, None
+    streams: list[Stream] = []
+    matrix: dict[str, Ceiling] = {}
+    vector: dict[str, Ceiling] = {}
+    launch: Ceiling | None = None
     for place in sorted(seen):
         least = place.roof == "launch"
         pick = min if least else max

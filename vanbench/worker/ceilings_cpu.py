@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 
 import psutil
 import torch
@@ -95,9 +96,7 @@ class _Arrays:
         for kind in roofs.KINDS:
             for bypass in (False, True):
                 self.c[:length] = -1.0
-                roofs.stream(
-                    kind, self.a, self.b, self.c, length, bypass=bypass, inner=1, repeats=1, threads=threads
-                )
+                roofs.stream(kind, self.a, self.b, self.c, length, bypass=bypass, inner=1, repeats=1, threads=threads)
                 if kind != "read":
                     _same(kind, self.c[:length], self._answer(kind, length))
 
@@ -219,9 +218,7 @@ def _products(word: str, dtype: torch.dtype) -> list[Visit]:
     for side in _SIDES:
         a, b = (torch.randn(side, side).to(dtype) for _ in range(2))
         _check_product(word, torch.mm(a, b), a, b)
-        made.append(
-            Visit(Place("matrix", word), f"torch.mm {side}", _rate_of(lambda a=a, b=b: torch.mm(a, b), 2.0 * side**3))
-        )
+        made.append(Visit(Place("matrix", word), f"torch.mm {side}", _rate_of(partial(torch.mm, a, b), 2.0 * side**3)))
     for kernel, channels, pixels in _CONVS:
         x = torch.randn(8, channels, pixels, pixels).to(dtype=dtype, memory_format=torch.channels_last)
         w = torch.randn(channels, channels, kernel, kernel).to(dtype=dtype, memory_format=torch.channels_last)
@@ -231,7 +228,7 @@ def _products(word: str, dtype: torch.dtype) -> list[Visit]:
             Visit(
                 Place("matrix", word),
                 f"conv2d {kernel}x{kernel}, {channels} channels, channels_last",
-                _rate_of(lambda x=x, w=w: F.conv2d(x, w), flops),
+                _rate_of(partial(F.conv2d, x, w), flops),
             )
         )
     return made

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -63,7 +64,7 @@ def visits(device: torch.device) -> tuple[list[Visit], list[str]]:
 
 def _seconds(call: Callable[[], object], count: int) -> float:
     """Seconds of one of `count` calls in a row, by events around them."""
-    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
     start.record()
     for _ in range(count):
         call()
@@ -138,10 +139,10 @@ class _Streams:
             length = size // 4 // arrays
             a, b, c = self.a[:length], self.b[:length], self.c[:length]
             calls: dict[str, Callable[[], object]] = {
-                "read": lambda a=a: torch.sum(a),
-                "copy": lambda a=a, c=c: c.copy_(a),
-                "add": lambda a=a, b=b, c=c: torch.add(a, b, out=c),
-                "triad": lambda a=a, b=b, c=c: torch.add(a, b, alpha=3.0, out=c),
+                "read": partial(torch.sum, a),
+                "copy": partial(c.copy_, a),
+                "add": partial(torch.add, a, b, out=c),
+                "triad": partial(torch.add, a, b, alpha=3.0, out=c),
             }
             made.append(
                 Visit(Place("stream", kind, size), f"torch {kind}", _rate_of(calls[kind], 4.0 * length * arrays))

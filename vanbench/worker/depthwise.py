@@ -24,7 +24,7 @@ from vanbench.worker.channel import Channel
 from vanbench.worker.clock import clock_for
 from vanbench.worker.decline import declining
 from vanbench.worker.memory import raise_the_threshold
-from vanbench.worker.profile import backend_of_kernels, kernel_names, primitives, standard_output_to
+from vanbench.worker.profile import backend_of_kernels, kernel_names, onednn_log, primitives, standard_output_to
 from vanbench.worker.trace import trace_step
 
 __all__ = ["serve", "shapes"]
@@ -119,7 +119,11 @@ def _emptier(device: torch.device) -> _Emptier:
     """What empties the caches of these tensors' memory, and how it does that, in words."""
     if device.type == "cuda":
         sweep = torch.zeros(_CUDA_SWEEP_BYTES // 4, device=device)
-        return (lambda tensors: sweep.fill_(1.0) and None), f"{_CUDA_SWEEP_BYTES >> 20} MiB written before each call"  # type: ignore[func-returns-value]
+
+        def sweep_device(tensors: list[Tensor]) -> None:
+            sweep.fill_(1.0)
+
+        return sweep_device, f"{_CUDA_SWEEP_BYTES >> 20} MiB written before each call"
     try:
         if roofs.evict(torch.zeros(16)):
 
@@ -224,7 +228,7 @@ def _named(call: Callable[[], Tensor], device: torch.device) -> tuple[Tensor, li
     if device.type == "cuda":
         return kernel_names(call)
     with tempfile.TemporaryFile() as file:
-        with standard_output_to(file.fileno()), torch.backends.mkldnn.verbose(torch.backends.mkldnn.VERBOSE_ON):
+        with standard_output_to(file.fileno()), onednn_log():
             got = call()
         text = os.pread(file.fileno(), os.fstat(file.fileno()).st_size, 0).decode(errors="replace")
     return got, primitives(text)
@@ -256,7 +260,7 @@ def _times(
         del out
         clock.synchronize()
         clock.start()
-        out = call()
+        out = call()  # noqa: F841 -- emptied before the next call
         clock.mark()
         clock.synchronize()
         cold.append(clock.spans()[0])

@@ -36,9 +36,7 @@ def serve(task: Measure, channel: Channel) -> None:
     declining(lambda: _serve(task, channel), channel)
 
 
-def prepared(
-    cell: Cell, device: torch.device, seed: int, channel: Channel
-) -> tuple[Built, nn.Module] | None:
+def prepared(cell: Cell, device: torch.device, seed: int, channel: Channel) -> tuple[Built, nn.Module] | None:
     """The cell ready to step, and its fp32 reference; None once the channel was told why it cannot be here."""
     reason = impossible(cell, device)
     if reason is not None:

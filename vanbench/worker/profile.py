@@ -12,11 +12,13 @@ import os
 import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from time import perf_counter
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C._autograd import DeviceType as _DeviceType
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from vanbench.record.ops import Op
@@ -30,7 +32,7 @@ from vanbench.worker.measure import prepared, right_answer
 from vanbench.worker.sample import Sampler
 from vanbench.worker.trace import Recorder, in_modules
 
-__all__ = ["backend_of_kernels", "kernel_names", "primitives", "serve", "standard_output_to"]
+__all__ = ["backend_of_kernels", "kernel_names", "onednn_log", "primitives", "serve", "standard_output_to"]
 
 # So many profiled steps at least: their median and tenths mean little below.
 _LEAST_STEPS = 5
@@ -86,7 +88,7 @@ def _serve(task: ProfileStep, channel: Channel) -> None:
     )
 
 
-class _Placed(Recorder):
+class _Placed(Recorder):  # type: ignore[no-untyped-call]
     """A recorder that also counts every dispatch, views too: a later step's times are matched by that count."""
 
     def __init__(self) -> None:
@@ -102,11 +104,11 @@ class _Placed(Recorder):
         self.places.append(self.count)
 
 
-class _Around(TorchDispatchMode):
+class _Around(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Wraps every dispatch in `around(place)`."""
 
     def __init__(self, around: Callable[[int, Callable[[], Any]], Any]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._around = around
         self.count = 0
 
@@ -210,7 +212,7 @@ def _primitives_of_a_step(built: Built, where: Mapping[int, int], count: int, no
                 names[where[place]] += primitives(os.pread(file.fileno(), size, before).decode(errors="replace"))
             return returned
 
-        with torch.backends.mkldnn.verbose(torch.backends.mkldnn.VERBOSE_ON), _open_mode(built), _Around(around):
+        with onednn_log(), _open_mode(built), _Around(around):
             built.step(_nothing)
         _flush()
     if not any(names):
@@ -246,6 +248,13 @@ def standard_output_to(descriptor: int) -> Iterator[None]:
         _flush()
         os.dup2(kept, 1)
         os.close(kept)
+
+
+def onednn_log() -> AbstractContextManager[object]:
+    """While entered, oneDNN prints a line for each primitive it runs."""
+    mkldnn: Any = torch.backends.mkldnn
+    log: AbstractContextManager[object] = mkldnn.verbose(mkldnn.VERBOSE_ON)
+    return log
 
 
 def _flush() -> None:
@@ -294,7 +303,7 @@ def _kernels_by_operation(events: Any, count: int) -> list[list[tuple[str, float
             collect(child, into)
 
     for event in events or ():
-        if event.name.startswith("vanbench::") and event.device_type == torch.autograd.DeviceType.CPU:
+        if event.name.startswith("vanbench::") and event.device_type == _DeviceType.CPU:
             collect(event, found[int(event.name.partition("::")[2])])
     return found
 
@@ -304,7 +313,7 @@ def kernel_names(call: Callable[[], Tensor]) -> tuple[Tensor, list[str]]:
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profiler:
         got = call()
         torch.cuda.synchronize()
-    names = [event.name for event in profiler.events() or () if event.device_type == torch.autograd.DeviceType.CUDA]
+    names = [event.name for event in profiler.events() or () if event.device_type == _DeviceType.CUDA]
     return got, list(dict.fromkeys(name for name in names if not name.startswith(("Memcpy", "Memset"))))
 
 

@@ -1,0 +1,223 @@
+"""The pages of `ceilings`, `profile` and `depthwise`: tables, report.md and plots of a folder, from what is in it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from vanbench.record.ceilings import Book, Ceilings
+from vanbench.record.environment import Environment
+from vanbench.record.files import replace_file
+from vanbench.record.folder import Folder, read_folder
+from vanbench.report.depthwise_columns import DEPTHWISE_COLUMNS, depthwise_rows
+from vanbench.report.drawing import Drawn, save
+from vanbench.report.op_tables import OFF, Group, Step, first_break, groups, kinds, steps
+from vanbench.report.ops_columns import OPS_COLUMNS, op_rows
+from vanbench.report.table import Row
+from vanbench.report.to_csv import csv_text
+from vanbench.report.to_markdown import escaped, markdown_table
+from vanbench.units import memory, percent, seconds, significant
+
+__all__ = ["ceilings_lines", "class_lines", "depthwise_table", "ops_table", "warnings_of", "write_folder"]
+
+
+def ops_table(folder: Folder) -> list[Row]:
+    """The rows of ops.csv."""
+    found: list[Row] = []
+    for profile in folder.profiles.profiles if folder.profiles is not None else ():
+        entry = folder.book.of(folder.environment.machine_key, profile.device, profile.threads)
+        found += op_rows(profile, entry, folder.environment)
+    return found
+
+
+def depthwise_table(folder: Folder) -> list[Row]:
+    """The rows of depthwise.csv."""
+    if folder.lone is None:
+        return []
+    entry = folder.book.of(folder.environment.machine_key, folder.lone.device, folder.lone.threads)
+    return depthwise_rows(folder.lone, entry, folder.environment)
+
+
+def write_folder(path: Path, *, plots: bool = True) -> list[Path]:
+    """Every table and page that the folder's contents allow; the paths written."""
+    folder = read_folder(path)
+    written: list[Path] = []
+    parts = [f"# {escaped(path.name)}", _about(folder.environment)]
+    figures: list[Drawn] = []
+    if folder.profiles is not None:
+        table = ops_table(folder)
+        written.append(_write(path / "ops.csv", csv_text(table, OPS_COLUMNS)))
+        parts += _profile_parts(table, folder)
+        if plots:
+            figures += _op_figures(table, folder)
+    if folder.lone is not None:
+        table = depthwise_table(folder)
+        written.append(_write(path / "depthwise.csv", csv_text(table, DEPTHWISE_COLUMNS)))
+        parts += _depthwise_parts(table)
+        if plots:
+            from vanbench.report.op_plots import depthwise_figures
+
+            figures += depthwise_figures(table)
+    for entry in folder.book.entries:
+        parts += [f"## Ceilings, {entry.threads} thread{'s' if entry.threads != 1 else ''}", *_ceilings_parts(entry)]
+    if plots:
+        figures += _ceilings_figures(folder.book)
+        paths, shown = save(figures, path / "plots")
+        written += paths
+        made = [f"![{escaped(each.title)}](plots/{each.name}.png)" for each in shown if not each.reason]
+        missing = [f"- No figure “{escaped(each.title)}”: {escaped(each.reason)}." for each in shown if each.reason]
+        parts += [*(["## Plots"] if made else []), *made, *(["\n".join(missing)] if missing else [])]
+    written.append(_write(path / "report.md", "\n\n".join(parts) + "\n"))
+    return written
+
+
+def _write(path: Path, text: str) -> Path:
+    replace_file(path, text.encode())
+    return path
+
+
+def _op_figures(table: Sequence[Row], folder: Folder) -> Iterable[Drawn]:
+    from vanbench.report.op_plots import op_figures
+
+    profiles = folder.profiles.profiles if folder.profiles is not None else ()
+    entry = next(
+        (e for p in profiles if (e := folder.book.of(folder.environment.machine_key, p.device, p.threads))), None
+    )
+    return [drawn for drawn in op_figures(table, entry) if drawn.name != "ceilings"]  # the book's are drawn for all
+
+
+def _ceilings_figures(book: Book) -> Iterable[Drawn]:
+    from vanbench.report.op_plots import draw_ceilings
+
+    several = len(book.entries) > 1
+    for entry in book.entries:
+        drawn = draw_ceilings(entry)
+        yield drawn._replace(name=f"{drawn.name}-{entry.threads}") if several else drawn
+
+
+def _about(environment: Environment) -> str:
+    facts = [
+        ("date", environment.date),
+        ("device", f"{environment.device}, {environment.device_name}"),
+        ("software", f"vanbench {environment.software.vanbench}, torch {environment.software.torch}"),
+        ("machine key", environment.machine_key),
+    ]
+    return markdown_table(["", ""], facts)
+
+
+def ceilings_lines(entry: Ceilings) -> list[tuple[str, str, str, str]]:
+    """(roof, best, median of visits, how) of each; streams by size, the fastest kind of each size."""
+    lines = []
+    for size in sorted({each.bytes for each in entry.streams}):
+        top = max((each for each in entry.streams if each.bytes == size), key=lambda each: each.ceiling.best)
+        lines.append(
+            (
+                f"{top.kind}, {memory(size)}",
+                f"{significant(top.ceiling.best / 1e9)} GB/s",
+                f"{significant(top.ceiling.median / 1e9)}",
+                top.ceiling.how,
+            )
+        )
+    for name, rates in (("matrix", entry.matrix), ("multiply-add", entry.vector)):
+        for word, ceiling in rates.items():
+            best, median = (significant(rate / 1e9) for rate in (ceiling.best, ceiling.median))
+            lines.append((f"{name}, {word}", f"{best} GFLOP/s", median, ceiling.how))
+    if entry.launch is not None:
+        lines.append(("launch", seconds(entry.launch.best), seconds(entry.launch.median), entry.launch.how))
+    return lines
+
+
+def _ceilings_parts(entry: Ceilings) -> list[str]:
+    said = f"Measured {entry.date} in {entry.seconds:.0f} s of visits in random order; the roof is the best visit."
+    if entry.repeated:
+        said += f" Looked at again {entry.repeated}."
+    table = markdown_table(["roof", "best", "median", "how"], ceilings_lines(entry), align="lrrl")
+    notes = "\n".join(f"- {escaped(note)}" for note in entry.notes)
+    return [said, table, entry.convention, *([notes] if notes else [])]
+
+
+def class_lines(step: Step, found: Sequence[Group]) -> list[tuple[str, str, str, str, str]]:
+    """(name, operations, ms an image, share of the operations' time, of its roof)."""
+    return [
+        (
+            each.name,
+            str(each.operations),
+            significant(each.seconds / step.batch_size * 1e3),
+            percent(each.share),
+            percent(each.fraction) if each.fraction is not None else "",
+        )
+        for each in found
+    ]
+
+
+def warnings_of(step: Step) -> list[str]:
+    """What a reader of a step's tables must know."""
+    said = []
+    if abs(step.off) > OFF:
+        said.append(
+            f"{step.words}: the operations add up to {seconds(step.total_s)}, {percent(abs(step.off))} "
+            f"{'more' if step.off > 0 else 'less'} than the step without a profiler ({seconds(step.step_s)})"
+        )
+    if step.rows[0]["memory_format"] == "channels_last":
+        broke = first_break(step)
+        if broke is not None:
+            said.append(
+                f"{step.words}: channels_last is lost first at operation {broke['place']}, {broke['op']} "
+                f"({broke['shape_out']}) {'in ' + str(broke['module']) if broke['module'] else 'between modules'}"
+            )
+    unknown = sorted({str(row["op"]) for row in step.rows if row["flops"] is None})
+    if unknown:
+        said.append(f"{step.words}: no formula for {', '.join(unknown)}; their bytes count, and they have no bound")
+    notes = str(step.rows[0]["note"] or "")
+    return said + [f"{step.words}: {note}" for note in notes.split("; ") if note]
+
+
+def _profile_parts(table: Sequence[Row], folder: Folder) -> list[str]:
+    parts: list[str] = []
+    head = ["", "operations", "ms an image", "share", "of its roof"]
+    for step in steps(table):
+        parts += [
+            f"## {escaped(step.words)}",
+            f"A step takes {seconds(step.step_s)}, its operations together {seconds(step.total_s)}.",
+            *(f"- {escaped(line)}" for line in warnings_of(step)),
+            markdown_table(head, class_lines(step, groups(step, "op_class")), align="lrrrr"),
+            markdown_table(head, class_lines(step, groups(step, "stage")), align="lrrrr"),
+            "What takes a hundredth of the time or more:",
+            markdown_table(head, class_lines(step, kinds(step)), align="lrrrr"),
+        ]
+    failed = folder.profiles.failed if folder.profiles is not None else ()
+    if failed:
+        parts += ["## Not profiled", markdown_table(["cell", "reason"], failed)]
+    parts.append(
+        "*of its roof*: the least time that the measured ceilings allow, over the time it took. A blank: no ceilings, "
+        "or an operation without a formula. Every operation is in `ops.csv`, every time in `profiles.json`."
+    )
+    return parts
+
+
+def _depthwise_parts(table: Sequence[Row]) -> list[str]:
+    measured = [row for row in table if row["status"] == "measured" and row["models"] is not None]
+    lines = [_depthwise_line(row) for row in measured]
+    head = ["conv", "", "pass", "by", "warm", "of its roof", "cold", "of its roof", "in"]
+    counts = {status: sum(row["status"] == status for row in table) for status in ("measured", "failed", "skipped")}
+    return [
+        "## Depthwise convs alone",
+        f"{len(table)} cases: " + ", ".join(f"{count} {status}" for status, count in counts.items() if count) + ". "
+        "Those that occur in the models:",
+        markdown_table(head, lines, align="llllrrrrl"),
+    ]
+
+
+def _depthwise_line(row: Row) -> tuple[str, ...]:
+    words = f"{row['channels']} x {row['height']} px, {row['kernel_size']}x{row['kernel_size']}"
+    words += f" d{row['dilation']}" if row["dilation"] != 1 else ""
+    words += f" s{row['stride']}" if row["stride"] != 1 else ""
+    figures = (("warm_s", seconds), ("warm_fraction", percent), ("cold_s", seconds), ("cold_fraction", percent))
+    return (
+        words,
+        f"{row['precision']} {row['memory_format']}",
+        str(row["pass"]),
+        str(row["depthwise"]),
+        *(text(float(value)) if isinstance(value := row[name], (int, float)) else "" for name, text in figures),
+        str(row["models"]),
+    )
