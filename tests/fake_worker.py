@@ -14,12 +14,16 @@ import time
 
 import msgspec
 
+from vanbench.record.ceilings import Ceiling, Ceilings, Stream
 from vanbench.record.environment import Environment, Hardware, Rest, Software
 from vanbench.record.measurement import Disturbance, Facts, Sample
+from vanbench.record.ops import Work
 from vanbench.record.task import (
     Ask,
     Closed,
     Declined,
+    FindCeilings,
+    Found,
     Measure,
     Named,
     Names,
@@ -82,6 +86,21 @@ def environment(device: str) -> Environment:
     )
 
 
+def ceilings(task: FindCeilings) -> Ceilings:
+    """Roofs of 1 GB/s and 10 GFLOP/s, or FAKE_ROOF times that."""
+    factor = float(os.environ.get("FAKE_ROOF", "1"))
+
+    def roof(rate: float) -> Ceiling:
+        return Ceiling(best=rate * factor, median=rate, low=rate, visits=1, how="fake")
+
+    return Ceilings(
+        machine_key=task.machine_key, device=task.device, device_name=task.device_name,
+        threads=task.threads if isinstance(task.threads, int) else 2, date="2026-01-01T00:00:00Z",
+        seconds=task.seconds, torch_version="2", matrix={"fp32": roof(1e10)}, vector={"fp32": roof(1e10)},
+        streams=(Stream(kind="copy", bytes=1 << 20, ceiling=roof(1e9)),),
+    )  # fmt: skip
+
+
 def act(word: str, channel: Channel) -> None:
     """Do what the model's name says; returns for words that are no act."""
     if word == "exit":
@@ -115,7 +134,12 @@ def act(word: str, channel: Channel) -> None:
 
 
 def serve(message: bytes, channel: Channel) -> None:
-    task = msgspec.json.decode(message, type=Names | Probe | Vet | Measure)
+    task = msgspec.json.decode(message, type=Names | Probe | Vet | Measure | FindCeilings)
+    if isinstance(task, FindCeilings):
+        act(os.environ.get("FAKE_CEILINGS", ""), channel)
+        channel.send(Said(phase="50%"))
+        channel.send(Found(ceilings=ceilings(task)))
+        return
     if isinstance(task, Probe):
         if task.device == "cuda":
             channel.send(Declined(kind="user", message="device 'cuda' is not here (allowed: auto, cpu)"))
@@ -150,6 +174,8 @@ def serve(message: bytes, channel: Channel) -> None:
             facts=Facts(
                 device="cpu", device_name="", threads=2, params=1000, macs=2000, check_quantity="logits",
                 check_error=0.0, check_tolerance=1e-4,
+                works=(Work(bytes=1 << 20, dtype="fp32", vector_flops=1000, count=2),),
+                fused=(Work(bytes=1 << 20, dtype="fp32", vector_flops=2000),),
             ),
             warmup_sample_s=[0.02, 0.01, 0.01],
             steps=2,

@@ -183,7 +183,8 @@ class Cost(NamedTuple):
     empty for others. flops: with the taps inside the image only, a multiply-add being two; None: no formula for this
     operator. nominal_flops: with all taps, as published counts have it. macs: nominal multiply-adds of convolutions
     and matrix products, without biases; 0 for everything else. bytes: compulsory traffic, each element of memory read
-    once and each written once. winograd: a dense 3x3 convolution of stride 1 and dilation 1, or its backward.
+    once and each written once. footprint: bytes of distinct memory, less than `bytes` where an operation writes what it
+    read. winograd: a dense 3x3 convolution of stride 1 and dilation 1, or its backward.
     """
 
     op_class: str
@@ -193,6 +194,7 @@ class Cost(NamedTuple):
     nominal_flops: int | None
     macs: int
     bytes: int
+    footprint: int
     winograd: bool
 
 
@@ -259,9 +261,9 @@ def cost(op: Op) -> Cost:
     An operator without a formula has flops None and the class "other"; its bytes are those of the general rule.
     """
     count = _count(op)
-    dtype, traffic = _dtype(op), _traffic(op)
+    dtype, traffic, footprint = _dtype(op), _traffic(op), _footprint(op)
     if count is None:
-        return Cost("other", "vector", dtype, None, None, 0, traffic, False)
+        return Cost("other", "vector", dtype, None, None, 0, traffic, footprint, False)
     return Cost(
         op_class=count.op_class,
         unit=count.unit,
@@ -270,6 +272,7 @@ def cost(op: Op) -> Cost:
         nominal_flops=count.nominal + count.rest,
         macs=count.nominal // 2 if _is_product(count) else 0,
         bytes=traffic,
+        footprint=footprint,
         winograd=count.winograd,
     )
 
@@ -288,6 +291,7 @@ def works(ops: Iterable[Op]) -> tuple[list[Work], dict[str, int]]:
         flops = priced.flops or 0
         work = Work(
             bytes=priced.bytes,
+            footprint=priced.footprint if priced.footprint < priced.bytes else 0,
             dtype=priced.dtype,
             matrix_flops=flops if priced.unit == "matrix" else 0,
             vector_flops=flops if priced.unit == "vector" else 0,
@@ -595,6 +599,14 @@ def _traffic(op: Op) -> int:
     return sum(_reads(op).values()) + sum(_writes(op).values())
 
 
+def _footprint(op: Op) -> int:
+    return _distinct(_reads(op), _writes(op))
+
+
+def _distinct(reads: dict[int, int], writes: dict[int, int]) -> int:
+    return sum(max(reads.get(storage, 0), writes.get(storage, 0)) for storage in {*reads, *writes})
+
+
 def _reads(op: Op) -> dict[int, int]:
     """Bytes read of each memory. Of several views of one memory the largest counts: how they overlap is not known."""
     kernel, unread = _kernel(op), _unread(op)
@@ -871,9 +883,10 @@ def _sum_flops(block: _Block, *, backward: bool) -> _Flops:
     return _Flops(matrix, vector, winograd, dtype)
 
 
-def _fused(traffic: int, flops: _Flops) -> Work:
+def _fused(traffic: int, flops: _Flops, footprint: int = 0) -> Work:
     return Work(
         bytes=traffic,
+        footprint=footprint,
         dtype=flops.dtype,
         matrix_flops=flops.matrix,
         vector_flops=flops.vector,
@@ -913,4 +926,6 @@ def _optimizer_work(optimizer: list[Op]) -> Work:
             there.add(storage)
     flops = [(cost(op).flops or 0, _dtype(op)) for op in optimizer]
     largest = max(flops, key=lambda each: each[0])
-    return _fused(sum(reads.values()) + sum(writes.values()), _Flops(0, sum(each for each, _ in flops), 0, largest[1]))
+    moved = sum(reads.values()) + sum(writes.values())
+    counted = _Flops(0, sum(each for each, _ in flops), 0, largest[1])
+    return _fused(moved, counted, _distinct(reads, writes))

@@ -71,7 +71,7 @@ static void finish_stores(void) {
 #endif
 }
 
-enum kind { READ, COPY, ADD, TRIAD };
+enum kind { READ, COPY, ADD, TRIAD, UPDATE };
 
 /* n: vectors, a multiple of 8. The sum of one pass goes to `sink`, so that no read can be left out; it is made of
    `inner` passes, since adding lanes up after each would cost as much as a pass over the first cache. */
@@ -104,6 +104,7 @@ static inline __attribute__((always_inline)) void pass_store(int kind, const vec
                                                              float s, int bypass) {
     if (kind == COPY) { STORE_LOOP(a[j]) }
     else if (kind == ADD) { STORE_LOOP(a[j] + b[j]) }
+    else if (kind == UPDATE) { STORE_LOOP(s - c[j]) }
     else { STORE_LOOP(a[j] + s * b[j]) }
     if (bypass) finish_stores();
 }
@@ -124,6 +125,7 @@ void stream(int kind, const float *a, const float *b, float *c, size_t n, int by
             case COPY * 2 + 1: pass_store(COPY, va, vb, vc, vectors, 3.0f, 1); break;
             case ADD * 2: pass_store(ADD, va, vb, vc, vectors, 3.0f, 0); break;
             case ADD * 2 + 1: pass_store(ADD, va, vb, vc, vectors, 3.0f, 1); break;
+            case UPDATE * 2: case UPDATE * 2 + 1: pass_store(UPDATE, va, vb, vc, vectors, 3.0f, 0); break;
             case TRIAD * 2: pass_store(TRIAD, va, vb, vc, vectors, 3.0f, 0); break;
             default: pass_store(TRIAD, va, vb, vc, vectors, 3.0f, 1); break;
             }

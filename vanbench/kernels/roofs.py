@@ -12,10 +12,11 @@ from torch import Tensor
 
 from vanbench.kernels.compiled import load
 
-__all__ = ["KINDS", "PRECISIONS", "evict", "fill", "flops_of_a_pass", "multiply_adds", "stream"]
+__all__ = ["KINDS", "MOVED", "PRECISIONS", "evict", "fill", "flops_of_a_pass", "multiply_adds", "stream"]
 
-# Arrays that a kind touches: bytes of a pass are this times the length of one.
-KINDS = {"read": 1, "copy": 2, "add": 3, "triad": 3}
+# How many arrays a kind touches, and how many times the length of one it moves: an update reads and writes the same.
+KINDS = {"read": 1, "copy": 2, "add": 3, "triad": 3, "update": 1}
+MOVED = {"read": 1, "copy": 2, "add": 3, "triad": 3, "update": 2}
 PRECISIONS = ("fp32", "bf16", "fp16")
 # Each member's part is a whole number of the loops' steps.
 _PART = 128
@@ -71,8 +72,8 @@ def stream(
 ) -> tuple[list[float], float]:
     """Seconds of each of `repeats` repetitions of `inner` passes, and the bytes of one pass.
 
-    kind: read (of a), copy (a to c), add (c = a + b) or triad (c = a + 3 b). length: floats of one array; what does
-    not divide among the threads is left out, and out of the bytes. bypass: stores go past the caches.
+    kind: read (of a), copy (a to c), add (c = a + b), triad (c = a + 3 b) or update (c = 3 - c). length: floats of one
+    array; what does not divide among the threads is left out, and out of the bytes. bypass: stores go past the caches.
 
     Raises:
         ArithmeticError: the sum that was read is not that of the array.
@@ -107,7 +108,7 @@ def stream(
         # Sums in fp32 of equal numbers: their error grows with the length.
         if any(abs(each.value - expected) > 1e-3 * abs(expected) for each in sums):
             raise ArithmeticError(f"read: the sum is {sums[0].value}, not {expected}")
-    return [nanoseconds * 1e-9 for nanoseconds in times], float(part * threads * 4 * KINDS[kind])
+    return [nanoseconds * 1e-9 for nanoseconds in times], float(part * threads * 4 * MOVED[kind])
 
 
 def flops_of_a_pass(precision: str) -> int:

@@ -13,8 +13,9 @@ CHAINS = 8
 
 @triton.jit
 def stream(a, b, c, sums, chunk, passes, KIND: tl.constexpr, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
-    """KIND 0 read (a), 1 copy (a to c), 2 add, 3 triad (c = a + 3 b); a program's chunk changes with each pass.
+    """KIND 0 read (a), 1 copy (a to c), 2 add, 3 triad (c = a + 3 b), 4 update (c = 3 - c).
 
+    A program's chunk changes with each pass.
     chunk: floats, a multiple of BLOCK; programs x chunk is the length of an array. The chunk rotates so that a pass
     finds nothing in its own L1 cache. sums: BLOCK floats a program, the sum of what was read (KIND 0).
     """
@@ -25,15 +26,16 @@ def stream(a, b, c, sums, chunk, passes, KIND: tl.constexpr, BLOCK: tl.constexpr
         start = ((program + p * 97) % programs).to(tl.int64) * chunk
         for i in range(0, chunk, BLOCK):
             place = start + i + tl.arange(0, BLOCK)
-            x = tl.load(a + place)
             if KIND == 0:
-                total += x
+                total += tl.load(a + place)
             elif KIND == 1:
-                tl.store(c + place, x)
+                tl.store(c + place, tl.load(a + place))
             elif KIND == 2:
-                tl.store(c + place, x + tl.load(b + place))
+                tl.store(c + place, tl.load(a + place) + tl.load(b + place))
+            elif KIND == 3:
+                tl.store(c + place, tl.load(a + place) + 3.0 * tl.load(b + place))
             else:
-                tl.store(c + place, x + 3.0 * tl.load(b + place))
+                tl.store(c + place, 3.0 - tl.load(c + place))
     if KIND == 0:
         tl.store(sums + program * BLOCK + tl.arange(0, BLOCK), total)
 

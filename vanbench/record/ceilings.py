@@ -44,7 +44,10 @@ class Ceiling(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Stream(msgspec.Struct, frozen=True, kw_only=True):
-    """Bandwidth of a kind of stream whose arrays have `bytes` in all. kind: read, copy, add or triad."""
+    """Bandwidth of a kind of stream whose arrays have `bytes` in all. kind: read, copy, add, triad or update.
+
+    An update reads and writes the same array: what is in a cache needs not be fetched for the store.
+    """
 
     kind: str
     bytes: int

@@ -43,14 +43,16 @@ class Op(msgspec.Struct, frozen=True, kw_only=True):
 class Work(msgspec.Struct, frozen=True, kw_only=True):
     """`count` operations (or fused blocks) of a step that cost the same: what a bound is computed from.
 
-    bytes: compulsory traffic of one. matrix_flops: of convs and matrix products, which a matrix unit may do;
+    bytes: compulsory traffic of one. footprint: bytes of distinct memory, less where an operation writes what it read;
+    0 stands for `bytes`. matrix_flops: of convs and matrix products, which a matrix unit may do;
     vector_flops: everything else. Both count taps inside the image only. winograd_flops: the part of matrix_flops in
     dense 3x3 convs of stride 1. dtype: the type computed in, as a precision's word (fp32, bf16, fp16, fp64).
-    phase, op_class: as in `analysis.cost`, empty for fused blocks.
+    phase, op_class: as in `analysis.cost`; of fused blocks empty and `fused`.
     """
 
     bytes: int
     dtype: str
+    footprint: int = 0
     matrix_flops: int = 0
     vector_flops: int = 0
     winograd_flops: int = 0

@@ -106,18 +106,22 @@ def _about(environment: Environment) -> str:
 
 
 def ceilings_lines(entry: Ceilings) -> list[tuple[str, str, str, str]]:
-    """(roof, best, median of visits, how) of each; streams by size, the fastest kind of each size."""
-    lines = []
-    for size in sorted({each.bytes for each in entry.streams}):
-        top = max((each for each in entry.streams if each.bytes == size), key=lambda each: each.ceiling.best)
-        lines.append(
-            (
-                f"{top.kind}, {memory(size)}",
-                f"{significant(top.ceiling.best / 1e9)} GB/s",
-                f"{significant(top.ceiling.median / 1e9)}",
-                top.ceiling.how,
-            )
+    """(roof, best, median of visits, how) of each; streams by size, the fastest kind of each, then updates."""
+    updates = [each for each in entry.streams if each.kind == "update"]
+    others = [each for each in entry.streams if each.kind != "update"]
+    tops = [
+        max((each for each in others if each.bytes == size), key=lambda each: each.ceiling.best)
+        for size in sorted({each.bytes for each in others})
+    ]
+    lines = [
+        (
+            f"{top.kind}, {memory(top.bytes)}",
+            f"{significant(top.ceiling.best / 1e9)} GB/s",
+            f"{significant(top.ceiling.median / 1e9)}",
+            top.ceiling.how,
         )
+        for top in [*tops, *updates]
+    ]
     for name, rates in (("matrix", entry.matrix), ("multiply-add", entry.vector)):
         for word, ceiling in rates.items():
             best, median = (significant(rate / 1e9) for rate in (ceiling.best, ceiling.median))

@@ -62,7 +62,7 @@ CLASS_COLOURS = {
 _OUTSIDE = "outside ops"
 _OUTSIDE_COLOUR = "#E6E6E6"
 _DARK = "#222222"
-_STREAM_COLOURS = {"read": "#0072B2", "copy": "#D55E00", "add": "#009E73", "triad": "#CC79A7"}
+_STREAM_COLOURS = {"read": "#0072B2", "copy": "#D55E00", "add": "#009E73", "triad": "#CC79A7", "update": "#E69F00"}
 _UNIT_COLOURS = {"matrix": "#0072B2", "vector": "#E69F00"}
 _SPARE_COLOURS = ("#56B4E9", "#E69F00", "#000000")
 # What tells one bar or panel from another, in the order in which it is said.
@@ -337,7 +337,7 @@ def _roofs(case: _Case, entry: Ceilings) -> list[_Roof]:
         _Roof(
             f"{one_line(s.kind, 12)}, {memory(s.bytes)}: {significant(s.ceiling.best / 1e9)} GB/s", s.ceiling.best, True
         )
-        for s in _levels(entry.streams)
+        for s in _levels([each for each in entry.streams if each.kind != "update"])
     ]
     precision = _text(case.rows[0], "precision")
     for unit, rates in (("matrix", entry.matrix), ("vector", entry.vector)):

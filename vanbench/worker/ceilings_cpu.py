@@ -33,11 +33,14 @@ _CONVS = ((3, 256, 28), (1, 512, 28))  # kernel, channels in and out, pixels; ba
 _LAUNCHES = 2000
 
 
-def visits(threads: int) -> tuple[list[Visit], list[str]]:
-    """Every visit for so many threads, and notes on what could not be looked at. Answers have been checked."""
+def visits(threads: int, largest: int = _LARGEST_BYTES) -> tuple[list[Visit], list[str]]:
+    """Every visit for so many threads, and notes on what could not be looked at. Answers have been checked.
+
+    largest: bytes of the largest stream, at most an eighth of what is free.
+    """
     made: list[Visit] = []
     notes: list[str] = []
-    arrays = _Arrays(min(_LARGEST_BYTES, psutil.virtual_memory().available // 8))
+    arrays = _Arrays(min(largest, psutil.virtual_memory().available // 8))
     try:
         roofs.flops_of_a_pass("fp32")
         compiled = True
@@ -50,7 +53,7 @@ def visits(threads: int) -> tuple[list[Visit], list[str]]:
         for size in sizes:
             for kind in roofs.KINDS:
                 made.append(arrays.compiled(kind, size, threads, bypass=False))
-                if kind != "read" and size >= _BYPASS_FROM_BYTES:
+                if kind not in ("read", "update") and size >= _BYPASS_FROM_BYTES:
                     made.append(arrays.compiled(kind, size, threads, bypass=True))
         for word in roofs.PRECISIONS:
             made += _multiply_adds(word, threads)
@@ -108,11 +111,12 @@ class _Arrays:
             self.c[:4096] = -1.0
             call()
             if kind != "read":
-                _same(kind, self.c[:4096], self._answer(kind, 4096))
+                expected = torch.ones(4096) if kind == "update" else self._answer(kind, 4096)  # torch's only negates
+                _same(kind, self.c[:4096], expected)
 
     def _answer(self, kind: str, length: int) -> Tensor:
         a, b = self.a[:length], self.b[:length]
-        return {"copy": a, "add": a + b, "triad": a + 3.0 * b}[kind]
+        return {"copy": a, "add": a + b, "triad": a + 3.0 * b, "update": torch.full_like(a, 4.0)}[kind]
 
     def compiled(self, kind: str, size: int, threads: int, *, bypass: bool) -> Visit:
         """A visit of a compiled stream."""
@@ -144,6 +148,7 @@ class _Arrays:
             "copy": lambda: c.copy_(a),
             "add": lambda: torch.add(a, b, out=c),
             "triad": lambda: torch.add(a, b, alpha=3.0, out=c),
+            "update": c.neg_,
         }
 
     def torch_streams(self, size: int) -> list[Visit]:
@@ -152,7 +157,9 @@ class _Arrays:
         for kind, arrays in roofs.KINDS.items():
             length = size // 4 // arrays
             call = self._torch_calls(length)[kind]
-            made.append(Visit(Place("stream", kind, size), f"torch {kind}", _rate_of(call, 4 * length * arrays)))
+            made.append(
+                Visit(Place("stream", kind, size), f"torch {kind}", _rate_of(call, 4 * length * roofs.MOVED[kind]))
+            )
         return made
 
 

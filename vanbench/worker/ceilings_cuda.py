@@ -19,7 +19,8 @@ _SMALLEST_BYTES = 1 << 20
 _LARGEST_BYTES = 8 << 30
 _REPEAT_S = 0.002
 _REPEATS = 5
-_ARRAYS = {"read": 1, "copy": 2, "add": 3, "triad": 3}
+_ARRAYS = {"read": 1, "copy": 2, "add": 3, "triad": 3, "update": 1}
+_MOVED = {**_ARRAYS, "update": 2}
 _TORCH_FROM_BYTES = 64 << 20
 _PROGRAMS_A_MULTIPROCESSOR = (4, 8)
 _DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -105,6 +106,12 @@ class _Streams:
         a, b = self.a[:length], self.b[:length]
         return {"copy": a, "add": a + b, "triad": a + 3.0 * b}[kind]
 
+    def _after(self, kind: str, length: int, passes: int) -> Tensor:
+        """What c holds after a launch that began with -1 everywhere."""
+        if kind == "update":
+            return torch.full((length,), 4.0 if passes % 2 else -1.0, device=self._device)
+        return self._answer(kind, length)
+
     def by_triton(self, kernels: Any, size: int, programs: int) -> list[Visit]:
         """Visits of one size: each launch passes over the arrays often enough that launching costs little."""
         made = []
@@ -126,9 +133,9 @@ class _Streams:
             if kind == "read":
                 if float(sums.double().sum()) != float(length) * passes:
                     raise ArithmeticError(f"read: the sum is {float(sums.double().sum())}, not {length * passes}")
-            elif not torch.equal(self.c[:length], self._answer(kind, length)):
+            elif not torch.equal(self.c[:length], self._after(kind, length, passes)):
                 raise ArithmeticError(f"{kind}: the stream gave a wrong answer")
-            amount = 4.0 * length * arrays * passes
+            amount = 4.0 * length * _MOVED[kind] * passes
             made.append(Visit(Place("stream", kind, size), f"Triton, {programs} programs", _rate_of(call, amount)))
         return made
 
@@ -143,9 +150,10 @@ class _Streams:
                 "copy": partial(c.copy_, a),
                 "add": partial(torch.add, a, b, out=c),
                 "triad": partial(torch.add, a, b, alpha=3.0, out=c),
+                "update": c.neg_,
             }
             made.append(
-                Visit(Place("stream", kind, size), f"torch {kind}", _rate_of(calls[kind], 4.0 * length * arrays))
+                Visit(Place("stream", kind, size), f"torch {kind}", _rate_of(calls[kind], 4.0 * length * _MOVED[kind]))
             )
         return made
 
