@@ -1,10 +1,10 @@
-"""Keep a run: copy its table, plots and environment from the run directory to where the repository keeps results.
+"""Keep a run, a profile or the like: copy its tables, plots, ceilings and environment to where results are kept.
 
 Why: run directories are large and ignored by git; what is worth keeping is small, and must not be typed by hand.
 How long: a moment; it measures nothing.
 Command:  python experiments/keep.py results/<machine>/<run directory> first_answer
-Columns:  none of its own: results/<machine>/<name>.csv is the run's results.csv, <name>-<plot>.png and .svg its plots,
-environment.json the machine's.
+Columns:  none of its own: results/<machine>/<name>.csv is the run's results.csv, or ops.csv, or depthwise.csv;
+<name>-<plot>.png and .svg are its plots, environment.json the machine's, ceilings.json the roofs that it is held against.
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ import argparse
 import shutil
 from pathlib import Path
 
-from vanbench.record.store import read_run
+from vanbench.record.folder import read_environment
+
+TABLES = ("results.csv", "ops.csv", "depthwise.csv")
 
 
 def main() -> None:
@@ -23,14 +25,17 @@ def main() -> None:
     parser.add_argument("name")
     parser.add_argument("--results", type=Path, default=Path("results"))
     arguments = parser.parse_args()
-    folder = arguments.results / read_run(arguments.run).environment.machine
+    folder = arguments.results / read_environment(arguments.run).machine
     folder.mkdir(parents=True, exist_ok=True)
-    copies = {
-        arguments.run / "results.csv": folder / f"{arguments.name}.csv",
-        arguments.run / "environment.json": folder / "environment.json",
-    }
+    copies = {arguments.run / "environment.json": folder / "environment.json"}
+    if (arguments.run / "ceilings.json").exists():
+        copies[arguments.run / "ceilings.json"] = folder / "ceilings.json"
+    for table in TABLES:
+        if (arguments.run / table).exists():
+            copies[arguments.run / table] = folder / f"{arguments.name}.csv"
     for plot in sorted((arguments.run / "plots").iterdir()):
-        copies[plot] = folder / f"{arguments.name}-{plot.name}"
+        # The ceilings have a picture of their own, the same whatever is held against them.
+        copies[plot] = folder / (plot.name if plot.stem.startswith("ceilings") else f"{arguments.name}-{plot.name}")
     for source, target in copies.items():
         shutil.copyfile(source, target)
         print(target)

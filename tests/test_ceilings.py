@@ -260,6 +260,26 @@ def test_a_read_that_adds_up_wrongly_is_no_figure() -> None:
 
 
 @needs_a_compiler
+@pytest.mark.parametrize("kind", roofs.KINDS)
+def test_no_stream_goes_beyond_an_array(kind: str) -> None:
+    long, short = torch.ones(1024), torch.ones(512)
+    for short_one in range(3):
+        arrays = [short if i == short_one else long for i in range(3)]
+        used = {"read": (0,), "copy": (0, 2), "update": (2,)}.get(kind, (0, 1, 2))
+        if short_one in used:
+            with pytest.raises(ValueError, match="1024 floats in an array of 512"):
+                roofs.stream(kind, *arrays, 1024, bypass=False, inner=1, repeats=1, threads=2)
+
+
+@needs_a_compiler
+def test_every_visit_of_every_size_stays_within_its_arrays() -> None:
+    visits, _ = ceilings_cpu.visits(2, 1 << 20)
+    streams = [visit for visit in visits if visit.place.roof == "stream" and visit.how != "torch"]
+    assert {visit.place.bytes for visit in streams} == {1 << power for power in range(15, 21)}
+    assert all(visit.run() > 0 for visit in streams), "each raises where an array is too short"
+
+
+@needs_a_compiler
 @pytest.mark.parametrize("precision", roofs.PRECISIONS)
 def test_multiply_adds_come_to_their_fixed_point(precision: str) -> None:
     if not roofs.flops_of_a_pass(precision):

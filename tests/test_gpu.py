@@ -77,3 +77,61 @@ def test_energy_is_measured_once_a_cell_where_the_counter_is_there(tmp_path: Pat
     (record,) = run(tmp_path / "run", "resnet18", memory_format="channels_last", precision="bf16")
     assert record.rounds[0].energy_j is not None
     assert record.rounds[1].energy_j is None
+
+
+def test_the_traced_step_is_the_real_one_on_the_device_too() -> None:
+    from test_trace import _plain
+
+    from vanbench.spec.cell import Cell
+    from vanbench.worker.build import reference_model, subject_model
+    from vanbench.worker.trace import Recorder, in_modules, trace_step
+
+    device = torch.device("cuda", 0)
+    for precision in ("fp32", "bf16"):
+        for memory_format in ("contiguous", "channels_last"):
+            cell = Cell(
+                model="van_b0", batch_size=2, image_size=64, precision=precision, memory_format=memory_format
+            )
+            model = subject_model(cell, reference_model(cell, device, 0))
+            recorder = Recorder()
+            images = torch.randn(2, 3, 64, 64, device=device).to(next(model.parameters()).dtype)
+            if memory_format == "channels_last":
+                images = images.to(memory_format=torch.channels_last)
+            with torch.no_grad(), in_modules(model, recorder), recorder:
+                model(images)
+            assert _plain(trace_step(cell, model, device)) == _plain(recorder.ops), (precision, memory_format)
+
+
+def test_ceilings_of_the_device_are_found_and_hold_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from vanbench.cli import main
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert main(["ceilings", "--device", "cuda", "--seconds", "30", "--out", str(tmp_path / "c")]) == 0
+    run(tmp_path / "run", "van_b0,resnet18", precision="fp32,bf16", batch_size="32", image_size="224")
+    frame = vanbench.load(tmp_path / "run")
+    assert frame["bound_fraction"].between(0.0, 1.0).all(), frame[["model", "precision", "bound_fraction"]]
+
+
+def test_a_profile_names_the_kernels(tmp_path: Path) -> None:
+    from vanbench.execute.profile import profile_cells
+    from vanbench.record.folder import read_folder
+    from vanbench.report.look import ops_table
+
+    flags = {"models": "van_b0", "batch-size": "8", "precision": "bf16", "memory-format": "channels_last"}
+    list(profile_cells(parse_sweep({}, {**flags, "device": "cuda"}), out=tmp_path / "p", seconds=2))
+    rows = ops_table(read_folder(tmp_path / "p"))
+    convs = [row for row in rows if row["op"] == "aten.convolution.default"]
+    assert all(row["kernel"] for row in convs)
+    assert all(row["backend"] for row in convs), {row["kernel"] for row in convs if not row["backend"]}
+
+
+def test_depthwise_convs_are_timed_with_their_kernels(tmp_path: Path) -> None:
+    from vanbench.execute.depthwise import DIRECTIONS, Axes, time_depthwise
+    from vanbench.record.folder import read_folder
+    from vanbench.report.look import depthwise_table
+
+    axes = Axes(8, (), (1,), ("bf16",), ("contiguous", "channels_last"), DIRECTIONS, ("native",))
+    list(time_depthwise(["van_b0"], axes, device="cuda", rounds=1, budget_s=120, out=tmp_path / "d"))
+    rows = depthwise_table(read_folder(tmp_path / "d"))
+    assert {row["status"] for row in rows} == {"measured"}
+    assert all(row["kernel"] for row in rows)

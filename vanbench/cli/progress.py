@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from vanbench.cli import interrupt
+from vanbench.cli.looking import NO_CEILINGS
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -109,5 +110,7 @@ def _conclude(finished: Finished, *, quiet: bool, as_json: bool) -> int:
         console.print(summary_table(rows))
         for line in remedy_lines(rows):
             console.print(line, markup=False, soft_wrap=True)
+        if not read.book.entries:
+            console.print(NO_CEILINGS, markup=False, soft_wrap=True)
         console.print(f"{finished.path}: results.csv, report.md, plots/", markup=False, soft_wrap=True)
     return 1 if any(isinstance(record.outcome, Failed) for record in finished.records) else 0

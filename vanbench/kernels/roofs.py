@@ -77,11 +77,15 @@ def stream(
 
     Raises:
         ArithmeticError: the sum that was read is not that of the array.
+        ValueError: an array is shorter than that.
     """
     library = _library()
     part = length // threads // _PART * _PART
     if part == 0:
         raise ValueError(f"{length} floats are too few for {threads} threads")
+    for array in _touched(kind, a, b, c):
+        if array.numel() < length or not array.is_contiguous():
+            raise ValueError(f"{kind} of {length} floats in an array of {array.numel()}")
     times = (ctypes.c_double * repeats)()
     sums = [ctypes.c_float() for _ in range(threads)]
 
@@ -109,6 +113,11 @@ def stream(
         if any(abs(each.value - expected) > 1e-3 * abs(expected) for each in sums):
             raise ArithmeticError(f"read: the sum is {sums[0].value}, not {expected}")
     return [nanoseconds * 1e-9 for nanoseconds in times], float(part * threads * 4 * MOVED[kind])
+
+
+def _touched(kind: str, a: Tensor, b: Tensor, c: Tensor) -> tuple[Tensor, ...]:
+    """The arrays that C code will go through."""
+    return {"read": (a,), "copy": (a, c), "update": (c,)}.get(kind, (a, b, c))
 
 
 def flops_of_a_pass(precision: str) -> int:

@@ -106,6 +106,15 @@ class _Case:
     rows: list[Row] = field(default_factory=list)
 
     @property
+    def model(self) -> str:
+        return _text(self.rows[0], "model")
+
+    @property
+    def configuration(self) -> tuple[str, ...]:
+        """Everything but the model."""
+        return tuple(_text(self.rows[0], name) for name in _CONFIGURATION if name != "model")
+
+    @property
     def timed(self) -> list[Row]:
         return [row for row in self.rows if (number(row, "seconds") or 0.0) > 0]
 
@@ -255,8 +264,10 @@ def _draw_streams(axis: Axes, streams: Sequence[Stream]) -> None:
     axis.xaxis.set_minor_locator(FixedLocator([2.0**power for power in whole]))
     axis.xaxis.set_minor_formatter(NullFormatter())
     axis.set_xlabel("working set (all arrays of a stream together)")
-    axis.set_ylim(0, max(each.ceiling.best for each in streams) / 1e9 * 1.06)
-    number_axis(axis.yaxis, [], logarithmic=False)
+    # From the first cache to main memory is a factor of thirty: on a linear axis all but the first cache lies at 0.
+    axis.set_yscale("log")
+    axis.set_ylim(*padded([rate / 1e9 for each in streams for rate in (each.ceiling.best, each.ceiling.median)], 0.05))
+    number_axis(axis.yaxis, axis.get_ylim(), logarithmic=True)
     axis.set_ylabel("bandwidth (GB/s)")
     axis.grid(color=FAINT, linewidth=0.5)
     axis.set_axisbelow(True)
@@ -428,13 +439,21 @@ def _left_out(case: _Case) -> str:
     return f"without FLOPs, not drawn: {', '.join(shares[:3])}{more} of the time"
 
 
+def _models_side_by_side(cases: Sequence[_Case]) -> list[_Case]:
+    """The cases ordered so that a row of panels holds the models in one configuration."""
+    others = list(dict.fromkeys(case.configuration for case in cases))
+    models = list(dict.fromkeys(case.model for case in cases))
+    return sorted(cases, key=lambda case: (others.index(case.configuration), models.index(case.model)))
+
+
 def draw_roofline(rows: Sequence[Row], entry: Ceilings) -> Drawn:
     """Each operation at its intensity and its FLOP/s below the measured roofs; a panel for each configuration."""
     name, title = "roofline", "Operations under the measured roofs"
     cases, about = _cases(rows)
-    drawn = [(case, dots) for case in cases if (dots := _dots(case))]
+    drawn = [(case, dots) for case in _models_side_by_side(cases) if (dots := _dots(case))]
     if not drawn:
         return Drawn(name, title, None, "no operation has a time, FLOPs and bytes")
+    models = {case.model for case, _ in drawn}
     from matplotlib.lines import Line2D
 
     classes = [each for each in _classes(rows) if any(dot.op_class == each for _, dots in drawn for dot in dots)]
@@ -454,6 +473,8 @@ def draw_roofline(rows: Sequence[Row], entry: Ceilings) -> Drawn:
         ys.append(max(levels) / 1e9 / 10)
     with drawing():
         shape = grid_shape(len(drawn)) if len(drawn) < 7 else (-(-len(drawn) // 3), 3)
+        if len(models) in (2, 3) and len(drawn) % len(models) == 0:
+            shape = (len(drawn) // len(models), len(models))
         size = (4.6, 4.0) if shape[1] == 1 else (4.0, 3.8)
         figure, axes = page(
             title, about, [note], shape, size, len(drawn), room=key_width(["share of the step", *classes]),

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from vanbench.report.table import Row, labels
-from vanbench.report.to_markdown import figure_of, flag_counts, names_of_flags
+from vanbench.report.to_markdown import bound_of, figure_of, flag_counts, names_of_flags
 from vanbench.units import memory, seconds
 
 if TYPE_CHECKING:
@@ -36,7 +36,8 @@ def summary_table(rows: Sequence[Row]) -> Table:
     if measured:
         table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
         table.add_column("cell", overflow="fold", ratio=None)
-        for head in ("images/s", "ratio", "step", "peak memory"):
+        bounded = any(row["bound_fraction"] is not None for _, row in measured)
+        for head in ("images/s", "ratio", "step", *(["of bound"] if bounded else []), "peak memory"):
             table.add_column(head, justify="right", no_wrap=True)
         table.add_column("flags", overflow="fold")
         contests = list(dict.fromkeys(_contest(row) for _, row in measured))
@@ -44,7 +45,7 @@ def summary_table(rows: Sequence[Row]) -> Table:
             mine = [each for each in measured if _contest(each[1]) == contest]
             for name, row in sorted(mine, key=lambda each: -float(each[1]["images_per_s"] or 0)):
                 last = name == mine[-1][0]
-                table.add_row(*(Text(cell) for cell in _cells(name, row)), end_section=last and contest != contests[-1])
+                table.add_row(*(Text(cell) for cell in _cells(name, row, bounded)), end_section=last and contest != contests[-1])
         whole.add_row(table)
     if others:
         table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
@@ -69,13 +70,14 @@ def _contest(row: Row) -> tuple[object, object, object]:
     return row["task"], row["batch_size"], row["image_size"]
 
 
-def _cells(name: str, row: Row) -> list[str]:
+def _cells(name: str, row: Row, bounded: bool) -> list[str]:
     step, peak = row["median_s"], row["peak_bytes"]
     return [
         name,
         figure_of(row, "images_per_s"),
         figure_of(row, "ratio"),
         seconds(float(step)) if step is not None else "",
+        *([bound_of(row)] if bounded else []),
         memory(float(peak)) if peak is not None else "",
         " ".join(names_of_flags(row)),
     ]

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from vanbench.analysis.flags import remedies
+from vanbench.record.ceilings import NO_BOOK, Book
 from vanbench.record.environment import Environment
 from vanbench.report.table import Row, labels
 from vanbench.spec.sweep import Sweep
@@ -15,6 +16,7 @@ from vanbench.units import duration, memory, percent, quantity, seconds, signifi
 
 __all__ = [
     "Heading",
+    "bound_of",
     "escaped",
     "figure_of",
     "flag_counts",
@@ -35,6 +37,8 @@ _HOW_TO_READ = """\
   wanders: do not compare images/s of two runs where one run can give a ratio.
 - **Step** is the median of single steps, of the whole batch. **Peak memory** is what CUDA allocated, or on a CPU the
   process's peak over its state before the first step.
+- **Of bound**: images/s over the most that the measured ceilings allow, and the roof that most of that bound is due to:
+  operation by operation for eager cells, each block one operation for compiled ones.
 - Weights are random, nothing is downloaded; each cell's answer was checked against the fp32 model before timing.
 - Every figure is in `results.csv` with ten digits, every sample in `cells/`."""
 
@@ -47,8 +51,8 @@ class Heading(NamedTuple):
     facts: list[tuple[str, str]]
 
 
-def heading_of_run(sweep: Sweep, environment: Environment) -> Heading:
-    """From a run directory: everything about the machine that was asked."""
+def heading_of_run(sweep: Sweep, environment: Environment, book: Book = NO_BOOK) -> Heading:
+    """From a run directory: everything about the machine that was asked. book: its ceilings."""
     hardware, software, rest = environment.hardware, environment.software, environment.rest
     quota = f", {significant(hardware.cpu_quota)} CPUs granted" if hardware.cpu_quota is not None else ""
     system = f", {hardware.virtualisation}" if hardware.virtualisation else ""
@@ -74,10 +78,21 @@ def heading_of_run(sweep: Sweep, environment: Environment) -> Heading:
             f"samples of about {seconds(plan.sample_s)} in turns, {plan.min_rounds} to {plan.max_rounds} rounds of "
             f"fresh processes, target ± {percent(plan.target)}, budget {duration(plan.budget_s)}, seed {plan.seed}",
         ),
+        ("ceilings", _ceilings(book)),
         ("machine key", environment.machine_key),
     ]
     facts[4:4] = [(f"GPU {i}", f"{gpu.name}, {memory(gpu.memory_bytes)}") for i, gpu in enumerate(hardware.gpus)]
     return Heading(sweep.name, sweep.question, facts)
+
+
+def _ceilings(book: Book) -> str:
+    if not book.entries:
+        return "none: no bounds; measure them with vanbench ceilings, then vanbench report with --ceilings"
+    return "; ".join(
+        f"measured {entry.date} with {entry.threads} thread{'s' if entry.threads != 1 else ''}"
+        + (f", looked at again {entry.repeated}" if entry.repeated else "")
+        for entry in book.entries
+    )
 
 
 def heading_of_table(rows: Sequence[Row], title: str) -> Heading:
@@ -96,6 +111,12 @@ def figure_of(row: Row, name: str) -> str:
         (float(low), float(high)) if isinstance(low, (int, float)) and isinstance(high, (int, float)) else (None, None)
     )
     return with_spread(float(value), *ends)
+
+
+def bound_of(row: Row) -> str:
+    """How near the row is to its bound, and which roof that is; empty without ceilings."""
+    fraction = row["bound_fraction"]
+    return f"{percent(float(fraction))} {row['bound_kind']}" if isinstance(fraction, (int, float)) else ""
 
 
 def names_of_flags(row: Row) -> list[str]:
@@ -126,8 +147,8 @@ def markdown(rows: Sequence[Row], heading: Heading, plots: Sequence[tuple[str, s
         references = dict.fromkeys(str(row["ratio_to"]) for row in mine if row["ratio_to"] is not None)
         if references:
             parts.append(f"Ratios are to {', '.join(f'**{escaped(each)}**' for each in references)}.")
-        head = ["cell", "images/s", "ratio", "step", "p95", "peak memory", "parameters", "rounds", "flags"]
-        parts.append(markdown_table(head, [_measured_line(row, names[id(row)]) for row in mine], align="lrrrrrrrl"))
+        head = ["cell", "images/s", "ratio", "step", "p95", "of bound", "peak memory", "parameters", "rounds", "flags"]
+        parts.append(markdown_table(head, [_measured_line(row, names[id(row)]) for row in mine], align="lrrrrrrrrl"))
     for status, title in (("failed", "Failed"), ("skipped", "Not measured")):
         mine = [row for row in rows if row["status"] == status]
         if mine:
@@ -173,6 +194,7 @@ def _measured_line(row: Row, name: str) -> list[str]:
         figure_of(row, "ratio"),
         seconds(float(median)) if median is not None else "",
         seconds(float(p95)) if p95 is not None else "",
+        bound_of(row),
         memory(float(peak)) if peak is not None else "",
         quantity(float(params)) if params is not None else "",
         str(row["rounds"] or ""),

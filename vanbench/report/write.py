@@ -38,7 +38,7 @@ def write_report(run_path: Path) -> list[Path]:
     run = read_run(run_path)
     table = write_table(run.path, run.sweep, run.environment, run.records, run.book)
     shown = rows(run.sweep, run.environment, run.records, run.book)
-    return [table, *_write_pages(run.path, shown, heading_of_run(run.sweep, run.environment))]
+    return [table, *_write_pages(run.path, shown, heading_of_run(run.sweep, run.environment, run.book))]
 
 
 def redraw(path: Path) -> list[Path]:

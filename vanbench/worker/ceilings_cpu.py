@@ -76,14 +76,14 @@ def visits(threads: int, largest: int = _LARGEST_BYTES) -> tuple[list[Visit], li
 
 
 class _Arrays:
-    """Three fp32 arrays that the streams of all sizes share: a of `largest` bytes, b and c of half of it."""
+    """Three fp32 arrays that the streams of all sizes share: a and c of `largest` bytes, b of half of it."""
 
     def __init__(self, largest: int) -> None:
         self._largest = max(_SMALLEST_BYTES, largest)
         # 64-byte aligned: torch's allocator does that.
         self.a = torch.empty(self._largest // 4)
         self.b = torch.empty(self._largest // 8)
-        self.c = torch.empty(self._largest // 8)
+        self.c = torch.empty(self._largest // 4)
         self._rate = 50e9  # bytes/s, a first guess of how long a pass takes; each visit knows better
 
     def sizes(self) -> list[int]:

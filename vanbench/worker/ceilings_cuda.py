@@ -96,7 +96,7 @@ class _Streams:
         self._largest = largest
         self.a = torch.ones(largest // 4, device=device)
         self.b = torch.full((largest // 8,), 2.0, device=device)
-        self.c = torch.zeros(largest // 8, device=device)
+        self.c = torch.zeros(largest // 4, device=device)
 
     def sizes(self) -> list[int]:
         count = (self._largest // _SMALLEST_BYTES).bit_length()
