@@ -4,7 +4,7 @@ Why: run directories are large and ignored by git; what is worth keeping is smal
 How long: a moment; it measures nothing.
 Command:  python experiments/keep.py results/<machine>/<run directory> first_answer
 Columns:  none of its own: results/<machine>/<name>.csv is the run's results.csv, or ops.csv, or depthwise.csv;
-<name>-<plot>.png and .svg are its plots, environment.json the machine's, ceilings.json the roofs that it is held against.
+<name>-<plot>.png and .svg are its plots, environment.json the machine's, ceilings.json the roofs it is held against.
 """
 
 from __future__ import annotations
@@ -34,8 +34,9 @@ def main() -> None:
         if (arguments.run / table).exists():
             copies[arguments.run / table] = folder / f"{arguments.name}.csv"
     for plot in sorted((arguments.run / "plots").iterdir()):
-        # The ceilings have a picture of their own, the same whatever is held against them.
-        copies[plot] = folder / (plot.name if plot.stem.startswith("ceilings") else f"{arguments.name}-{plot.name}")
+        # The ceilings' picture is the same whatever is held against them.
+        named = plot.stem.startswith(("ceilings", f"{arguments.name}-"))
+        copies[plot] = folder / (plot.name if named else f"{arguments.name}-{plot.name}")
     for source, target in copies.items():
         shutil.copyfile(source, target)
         print(target)

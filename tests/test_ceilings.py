@@ -264,11 +264,11 @@ def test_a_read_that_adds_up_wrongly_is_no_figure() -> None:
 def test_no_stream_goes_beyond_an_array(kind: str) -> None:
     long, short = torch.ones(1024), torch.ones(512)
     for short_one in range(3):
-        arrays = [short if i == short_one else long for i in range(3)]
+        a, b, c = (short if i == short_one else long for i in range(3))
         used = {"read": (0,), "copy": (0, 2), "update": (2,)}.get(kind, (0, 1, 2))
         if short_one in used:
             with pytest.raises(ValueError, match="1024 floats in an array of 512"):
-                roofs.stream(kind, *arrays, 1024, bypass=False, inner=1, repeats=1, threads=2)
+                roofs.stream(kind, a, b, c, 1024, bypass=False, inner=1, repeats=1, threads=2)
 
 
 @needs_a_compiler

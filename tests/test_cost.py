@@ -1,29 +1,25 @@
-"""Costs: convolutions against brute force and against torch, planted errors, real models, and the fused ideal."""
+"""Costs: convolutions against brute force and against torch, planted errors, other operations, and real models."""
 
 from __future__ import annotations
 
 import itertools
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import cache
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import pytest
-import timm
 import torch
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
-from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten
 from torch.utils.flop_counter import FlopCounterMode
+from tracing import MODELS, dense, model_of, op_of, traced
 
-import vanbench.models  # noqa: F401  (registers VAN with timm)
 from vanbench.analysis import cost as costs
-from vanbench.analysis.cost import CLASSES, cost, fused_works, in_bounds_taps, touched, works
+from vanbench.analysis import geometry, traffic
+from vanbench.analysis.cost import CLASSES, cost, works
+from vanbench.analysis.geometry import in_bounds_taps, touched
 from vanbench.record.ops import Op, Operand, Work
 from vanbench.spec.names import KNOWN
 
@@ -94,11 +90,6 @@ def brute_force(g: Geometry) -> Brute:
             grad_input[image, in_channel] = grad_input.get((image, in_channel), 0) + len(reads)
             grad_weight[out_channel, in_channel] = grad_weight.get((out_channel, in_channel), 0) + len(reads)
     return Brute(forward, sum(grad_input.values()), sum(grad_weight.values()), g.batch * len(touched_inputs))
-
-
-def dense(shape: tuple[int, ...], storage: int, dtype: str = "float32") -> Operand:
-    stride = tuple(math.prod(shape[i + 1 :]) for i in range(len(shape)))
-    return Operand(shape=shape, stride=stride, dtype=dtype, storage=storage)
 
 
 def conv_op(g: Geometry, mask: Mask | None = None, *, transposed: bool = False) -> Op:
@@ -269,31 +260,36 @@ def as_if_ungrouped(conv: Any) -> int:
     return int(conv.source.shape[1] * conv.weight.shape[0])
 
 
+def taps_of_the_first_dimension(conv: geometry.Conv) -> int:
+    return in_bounds_taps(*next(iter(geometry.dimensions_of(conv))))
+
+
 def read_whole(size: int, *rest: int) -> int:
     return size
 
 
-PLANTED: dict[str, tuple[str, Any]] = {
-    "a multiply-add is one": ("MULTIPLY_ADD", 1),
-    "all taps count": ("in_bounds_taps", lambda *g: g[1] * g[5]),
-    "dilation is ignored": ("in_bounds_taps", taps_with(dilation=1)),
-    "stride is ignored": ("in_bounds_taps", taps_with(stride=1)),
-    "padding is ignored": ("in_bounds_taps", taps_with(padding=0)),
-    "one row too many": ("in_bounds_taps", lambda size, *g: in_bounds_taps(size + 1, *g)),
-    "one output too few": ("in_bounds_taps", lambda *g: in_bounds_taps(*g[:5], g[5] - 1)),
-    "the first dimension alone": ("_inside", lambda conv: in_bounds_taps(*next(iter(costs._dimensions(conv))))),
-    "groups are ignored": ("_channel_pairs", as_if_ungrouped),
-    "output channels alone": ("_channel_pairs", lambda conv: conv.weight.shape[0]),
-    "the batch is ignored": ("_products", lambda conv, taps: costs._channel_pairs(conv) * taps),
-    "the bias costs nothing": ("_bias_adds", lambda conv: 0),
-    "the output mask is ignored": ("_output_mask", all_gradients),
-    "the weight's gradient is forgotten": ("_output_mask", only_grad_input),
-    "the weight's gradient ignores groups": ("_grad_weight", as_in_flop_counter),
-    "strides skip nothing": ("touched", read_whole),
-    "every tap is a read": ("touched", lambda *g: in_bounds_taps(*g)),
-    "elements are two bytes": ("ELEMENT_BYTES", {"float32": 2}),
-    "outputs are not written": ("_writes", lambda op: {}),
-    "inputs are not read": ("_reads", lambda op: {}),
+# Where the wrong one stands: the others look it up there.
+PLANTED: dict[str, tuple[ModuleType, str, Any]] = {
+    "a multiply-add is one": (costs, "MULTIPLY_ADD", 1),
+    "all taps count": (geometry, "in_bounds_taps", lambda *g: g[1] * g[5]),
+    "dilation is ignored": (geometry, "in_bounds_taps", taps_with(dilation=1)),
+    "stride is ignored": (geometry, "in_bounds_taps", taps_with(stride=1)),
+    "padding is ignored": (geometry, "in_bounds_taps", taps_with(padding=0)),
+    "one row too many": (geometry, "in_bounds_taps", lambda size, *g: in_bounds_taps(size + 1, *g)),
+    "one output too few": (geometry, "in_bounds_taps", lambda *g: in_bounds_taps(*g[:5], g[5] - 1)),
+    "the first dimension alone": (geometry, "taps_inside", taps_of_the_first_dimension),
+    "groups are ignored": (costs, "_channel_pairs", as_if_ungrouped),
+    "output channels alone": (costs, "_channel_pairs", lambda conv: conv.weight.shape[0]),
+    "the batch is ignored": (costs, "_products", lambda conv, taps: costs._channel_pairs(conv) * taps),
+    "the bias costs nothing": (costs, "_bias_adds", lambda conv: 0),
+    "the output mask is ignored": (geometry, "output_mask", all_gradients),
+    "the weight's gradient is forgotten": (geometry, "output_mask", only_grad_input),
+    "the weight's gradient ignores groups": (costs, "_grad_weight", as_in_flop_counter),
+    "strides skip nothing": (geometry, "touched", read_whole),
+    "every tap is a read": (geometry, "touched", lambda *g: in_bounds_taps(*g)),
+    "elements are two bytes": (traffic, "ELEMENT_BYTES", {"float32": 2}),
+    "outputs are not written": (traffic, "writes", lambda op: {}),
+    "inputs are not read": (traffic, "reads", lambda op: {}),
 }
 
 
@@ -310,17 +306,13 @@ def test_what_the_planted_errors_are_planted_in_is_right() -> None:
 
 @pytest.mark.parametrize("error", PLANTED)
 def test_brute_force_sees_a_planted_error(error: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    where, wrong = PLANTED[error]
-    monkeypatch.setattr(costs, where, wrong)
+    module, name, wrong = PLANTED[error]
+    monkeypatch.setattr(module, name, wrong)
     with pytest.raises(AssertionError):
         check_all()
 
 
 # ---- other operations, by hand
-
-
-def op_of(name: str, outputs: tuple[Operand, ...], /, *, phase: str = "forward", **inputs: Operand) -> Op:
-    return Op(name=name, phase=phase, inputs={key: (each,) for key, each in inputs.items()}, outputs=outputs)
 
 
 def test_an_operation_in_place_reads_and_writes_itself() -> None:
@@ -463,111 +455,6 @@ def test_equal_works_merge_in_order_of_first_appearance() -> None:
 # ---- real models, traced without memory
 
 
-class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Every ATen call that moves or computes something, as an Op. The measured side has a tracer of its own."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.ops: list[Op] = []
-        self.phase = "forward"
-        self._numbers: dict[int, int] = {}
-        self._kept: list[Tensor] = []  # memory that lives has a number of its own
-
-    @contextmanager
-    def during(self, phase: str) -> Iterator[None]:
-        self.phase = phase
-        with self:
-            yield
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        returned = func(*args, **kwargs)
-        if func.namespace != "aten":
-            return returned
-        inputs: dict[str, tuple[Operand, ...]] = {}
-        arguments: dict[str, Any] = {}
-        written: list[Operand] = []
-        given = dict(zip((each.name for each in func._schema.arguments), args, strict=False)) | kwargs
-        for argument in func._schema.arguments:
-            value = given.get(argument.name, argument.default_value)
-            tensors = self._operands(value)
-            if not tensors:
-                arguments[argument.name] = value
-                continue
-            inputs[argument.name] = tensors
-            if argument.alias_info is not None and argument.alias_info.is_write:
-                written += tensors
-        known = {operand.storage for operands in inputs.values() for operand in operands}
-        results = self._operands(returned)
-        is_view = not written and bool(results) and all(each.storage in known for each in results)
-        if is_view or "empty" in str(func) or "as_strided_" in str(func):
-            return returned
-        new = tuple(each for each in results if each.storage not in {other.storage for other in written})
-        self.ops.append(
-            Op(name=str(func), phase=self.phase, inputs=inputs, outputs=(*new, *written), arguments=arguments)
-        )
-        return returned
-
-    def _operands(self, value: Any) -> tuple[Operand, ...]:
-        return tuple(self._operand(each) for each in tree_flatten(value)[0] if isinstance(each, Tensor))
-
-    def _operand(self, tensor: Tensor) -> Operand:
-        self._kept.append(tensor)
-        number = self._numbers.setdefault(tensor.untyped_storage()._cdata, len(self._numbers))
-        dtype = str(tensor.dtype).removeprefix("torch.")
-        return Operand(shape=tuple(tensor.shape), stride=tuple(tensor.stride()), dtype=dtype, storage=number)
-
-
-def model_of(name: str) -> nn.Module:
-    with torch.device("meta"):
-        made: nn.Module = timm.create_model(name, drop_path_rate=0.1)
-    return made
-
-
-@cache
-def traced(
-    name: str, batch: int, task: str, *, foreach: bool = False, autocast: bool = False, first: bool = False
-) -> tuple[Op, ...]:
-    """One step. first: the optimizer's first one, which makes its state."""
-    if not autocast:
-        return _traced(model_of(name), batch, task, "meta", foreach=foreach, first=first)
-    model = model_of(name)  # initialising reads values
-    with FakeTensorMode(allow_non_fake_inputs=True):  # also without memory, but of a device that autocast knows
-        return _traced(model.to_empty(device="cpu"), batch, task, "cpu", foreach=foreach, first=first)
-
-
-def _traced(model: nn.Module, batch: int, task: str, device: str, *, foreach: bool, first: bool) -> tuple[Op, ...]:
-    x, target = torch.empty(batch, 3, 224, 224, device=device), torch.zeros(batch, dtype=torch.long, device=device)
-    tracer = Tracer()
-    cast = torch.autocast("cpu", dtype=torch.bfloat16, enabled=device == "cpu")
-    if task == "infer":
-        model.eval()
-        with torch.no_grad(), cast, tracer.during("forward"):
-            model(x)
-        return tuple(tracer.ops)
-    # The others read their step count's value, which a fake tensor has not.
-    how = {"fused": True} if device == "cpu" else {"foreach": foreach}
-    optimizer = torch.optim.AdamW(model.parameters(), **how)  # type: ignore[arg-type]
-    if not first:
-        for parameter in model.parameters():
-            parameter.grad = torch.empty_like(parameter)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-    with cast:
-        with tracer.during("forward"):
-            logits = model(x)
-        with tracer.during("loss"):
-            loss = F.cross_entropy(logits.float(), target)
-    with tracer.during("backward"):
-        loss.backward()  # type: ignore[no-untyped-call]
-    with tracer.during("optimizer"):
-        optimizer.step()
-    return tuple(tracer.ops)
-
-
-MODELS = ("van_b0", "convnext_tiny", "resnet50")
-
-
 @pytest.mark.parametrize("name", ["van_b0", "van_b1", "van_b2", "van_b3", "convnext_tiny", "resnet50"])
 def test_macs_are_the_known_ones_and_those_of_torch(name: str) -> None:
     counted = sum(cost(op).macs for op in traced(name, 1, "infer"))
@@ -616,7 +503,6 @@ def test_every_operation_of_the_models_has_a_formula(name: str, task: str, autoc
 @pytest.mark.parametrize("name", ["swin_tiny_patch4_window7_224", "vit_small_patch16_224"])
 def test_transformers_have_formulas_too(name: str) -> None:
     assert works(traced(name, 2, "train"))[1] == {}
-    assert fused_works(traced(name, 2, "train"), "train")
 
 
 @pytest.mark.parametrize(
@@ -625,125 +511,3 @@ def test_transformers_have_formulas_too(name: str) -> None:
 def test_bytes_of_an_image_are_those_of_the_known_model(name: str, megabytes: int) -> None:
     """Known: unique inputs and outputs of every operation that is no view, of a batch of 64, counted elsewhere."""
     assert sum(cost(op).bytes for op in traced(name, 64, "infer")) / 64 == pytest.approx(megabytes * 1e6, rel=0.03)
-
-
-# ---- the fused ideal
-
-
-def pointwise(x: Operand, y: Operand, weight: int) -> Op:
-    return Op(
-        name="aten.convolution.default",
-        inputs={"input": (x,), "weight": (dense((y.shape[1], x.shape[1], 1, 1), weight),)},
-        outputs=(y,),
-        arguments={"stride": [1, 1], "padding": [0, 0], "dilation": [1, 1], "groups": 1},
-    )
-
-
-def test_a_chain_is_cut_at_every_tensor_but_not_before_an_activation() -> None:
-    x, a, b, c = dense((1, 2, 4, 4), 0), dense((1, 3, 4, 4), 1), dense((1, 3, 4, 4), 2), dense((1, 5, 4, 4), 3)
-    ops = [pointwise(x, a, 10), op_of("aten.gelu.default", (b,), self=a), pointwise(b, c, 11)]
-    first = Work(bytes=4 * (32 + 48 + 6), dtype="fp32", matrix_flops=192, vector_flops=240, op_class="fused")
-    second = Work(bytes=4 * (48 + 80 + 15), dtype="fp32", matrix_flops=480, op_class="fused")
-    assert fused_works(ops, "infer") == [first, second]
-    # Backward: the gradient of the second input and weight; then the first weight's alone, from x anew.
-    assert fused_works(ops, "train")[2:] == [
-        Work(bytes=4 * (48 + 80 + 15 + 48 + 15), dtype="fp32", matrix_flops=960, op_class="fused"),
-        Work(bytes=4 * (32 + 48 + 6 + 6), dtype="fp32", matrix_flops=192, vector_flops=240, op_class="fused"),
-    ]
-
-
-def test_a_residual_branch_is_one_block_with_its_addition() -> None:
-    x, y, a, b, z = (dense((1, 2, 4, 4), i) for i in range(5))
-    ops = [
-        pointwise(x, y, 10),
-        pointwise(y, a, 11),
-        op_of("aten.mul.Tensor", (b,), self=a, other=dense((2, 1, 1), 12)),
-        op_of("aten.add.Tensor", (z,), self=y, other=b),
-    ]
-    stem = Work(bytes=4 * (32 + 32 + 4), dtype="fp32", matrix_flops=128, op_class="fused")
-    branch = Work(bytes=4 * (32 + 32 + 4 + 2), dtype="fp32", matrix_flops=128, vector_flops=64, op_class="fused")
-    assert fused_works(ops, "infer") == [stem, branch]
-    backward = fused_works(ops, "train")[2]
-    assert backward.bytes == 4 * (32 + 32 + 6 + 32 + 6)
-    assert (backward.matrix_flops, backward.vector_flops) == (256, 64)
-
-
-def test_a_first_block_without_a_product_belongs_to_the_next() -> None:
-    x, a, b = dense((1, 2, 4, 4), 0), dense((1, 2, 4, 4), 1), dense((1, 2, 4, 4), 2)
-    ops = [op_of("aten.gelu.default", (a,), self=x), pointwise(a, b, 10)]
-    assert [work.bytes for work in fused_works(ops, "infer")] == [4 * (32 + 32 + 4)]
-    assert [work.count for work in fused_works([*ops[:1]], "infer")] == [1]
-    assert fused_works([], "train") == []
-
-
-def test_blocks_that_cost_the_same_are_counted() -> None:
-    maps = [dense((1, 2, 4, 4), i) for i in range(5)]
-    ops = [pointwise(x, y, 10 + i) for i, (x, y) in enumerate(itertools.pairwise(maps))]
-    assert [work.count for work in fused_works(ops, "infer")] == [4]
-    assert sorted(work.count for work in fused_works(ops, "train")) == [1, 3, 4]
-
-
-def test_the_optimizer_moves_parameters_and_moments_both_ways_and_gradients_once() -> None:
-    p, g, m = dense((6,), 0), dense((6,), 1), dense((6,), 2)
-    t = dense((6,), 3)
-    forward = op_of("aten.gelu.default", (dense((6,), 8),), self=dense((6,), 7))
-    ops = [
-        forward,
-        op_of("aten.lerp_.Scalar", (m,), self=m, end=g, phase="optimizer"),
-        op_of("aten.sqrt.default", (t,), self=m, phase="optimizer"),
-        op_of("aten.add_.Tensor", (t,), self=t, phase="optimizer"),
-        op_of("aten.addcdiv_.default", (p,), self=p, tensor1=m, tensor2=t, phase="optimizer"),
-    ]
-    seen = fused_works(ops, "train")[-1]
-    assert seen == Work(bytes=4 * 6 * 5, dtype="fp32", vector_flops=6 * (3 + 1 + 1 + 3), op_class="fused")
-    made = op_of("aten.zeros_like.default", (m,), self=p, phase="optimizer")
-    assert fused_works([forward, made, *ops[1:]], "train")[-1] == seen  # the first step, which makes its state
-
-
-@pytest.mark.parametrize(
-    ("name", "blocks"),
-    [("van_b0", 13 * 2 + 4 + 1), ("convnext_tiny", 18 + 1 + 3 + 1), ("resnet50", 16 + 1 + 1)],
-)
-@pytest.mark.parametrize("autocast", [False, True])
-@pytest.mark.parametrize("batch", [1, 8])
-def test_the_fused_ideal_of_a_model_cuts_it_between_blocks(name: str, blocks: int, autocast: bool, batch: int) -> None:
-    ops = traced(name, batch, "infer", autocast=autocast)
-    merged, _ = works(ops)
-    fused = fused_works(ops, "infer")
-    assert sum(work.count for work in fused) == blocks
-    assert {work.dtype for work in fused} == {"bf16" if autocast else "fp32"}
-    for kind in ("matrix_flops", "vector_flops", "winograd_flops"):
-        assert sum(work.count * getattr(work, kind) for work in fused) == sum(
-            work.count * getattr(work, kind) for work in merged
-        )
-    moved = sum(work.count * work.bytes for work in fused)
-    assert moved < sum(work.count * work.bytes for work in merged) / 2
-    # No less than all parameters, the picture and the logits.
-    assert moved > 4 * (KNOWN[name].params + batch * 3 * 224 * 224)
-
-
-@pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("autocast", [False, True])
-def test_the_fused_ideal_of_training_is_below_what_runs(name: str, autocast: bool) -> None:
-    ops = traced(name, 2, "train", autocast=autocast)
-    merged, _ = works(ops)
-    fused = fused_works(ops, "train")
-    forward = fused_works([op for op in ops if op.phase == "forward"], "infer")
-    assert sum(work.count for work in fused) == 2 * sum(work.count for work in forward) + 1
-    assert sum(work.count * work.bytes for work in fused) < sum(work.count * work.bytes for work in merged)
-    # Parameters and both moments are read and written, gradients read; a step count of 4 bytes for each tensor.
-    floor = 7 * 4 * KNOWN[name].params
-    assert floor < fused[-1].bytes < floor * 1.001
-    for kind in ("matrix_flops", "winograd_flops"):
-        done = sum(work.count * getattr(work, kind) for work in fused)
-        # The bias of a linear layer has its gradient from a sum, which is no work for a matrix unit.
-        assert done == pytest.approx(sum(work.count * getattr(work, kind) for work in merged), rel=1e-3)
-    depthwise = sum(work.count * work.vector_flops for work in merged if work.op_class == "depthwise")
-    assert sum(work.count * work.vector_flops for work in fused) > depthwise
-
-
-@pytest.mark.parametrize("foreach", [False, True])
-def test_the_first_optimizer_step_moves_what_the_later_ones_do(foreach: bool) -> None:
-    later = fused_works(traced("van_b0", 2, "train", foreach=foreach), "train")[-1]
-    first = fused_works(traced("van_b0", 2, "train", foreach=foreach, first=True), "train")[-1]
-    assert first.bytes == pytest.approx(later.bytes, rel=1e-3)

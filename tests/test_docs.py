@@ -55,6 +55,20 @@ def test_every_experiment_says_what_it_asks_and_how_to_run_it() -> None:
             assert word in head, f"{script.name} has no {word}"
 
 
+def test_the_tables_of_the_bandwidth_page_are_those_of_the_committed_results() -> None:
+    import importlib.util
+
+    spec = importlib.util.spec_from_file_location("bandwidth_page", ROOT / "experiments" / "bandwidth_page.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    page = (ROOT / "docs" / "is_it_the_bandwidth.md").read_text(encoding="utf-8")
+    (machine,) = {link.split("/")[2] for link in re.findall(r"\]\((\.\./results/[^)]+)\)", page)}
+    assert module.filled(page, ROOT / "results" / machine) == page, "run the last command of the page"
+    assert "<!-- table: " in page
+
+
 def test_sweep_files_in_experiments_parse() -> None:
     from vanbench.spec.sweep import parse_sweep, read_toml
 

@@ -89,9 +89,7 @@ def test_the_traced_step_is_the_real_one_on_the_device_too() -> None:
     device = torch.device("cuda", 0)
     for precision in ("fp32", "bf16"):
         for memory_format in ("contiguous", "channels_last"):
-            cell = Cell(
-                model="van_b0", batch_size=2, image_size=64, precision=precision, memory_format=memory_format
-            )
+            cell = Cell(model="van_b0", batch_size=2, image_size=64, precision=precision, memory_format=memory_format)
             model = subject_model(cell, reference_model(cell, device, 0))
             recorder = Recorder()
             images = torch.randn(2, 3, 64, 64, device=device).to(next(model.parameters()).dtype)

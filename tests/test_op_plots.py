@@ -17,16 +17,13 @@ from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 
 from vanbench.record.ceilings import Ceiling, Ceilings, Stream
+from vanbench.report.ceilings_plot import draw_ceilings
+from vanbench.report.class_bars import draw_classes
+from vanbench.report.depthwise_maps import draw_depthwise
 from vanbench.report.drawing import Drawn, save
-from vanbench.report.op_plots import (
-    CLASS_COLOURS,
-    depthwise_figures,
-    draw_ceilings,
-    draw_classes,
-    draw_depthwise,
-    draw_roofline,
-    op_figures,
-)
+from vanbench.report.look import op_figures
+from vanbench.report.op_cases import CLASS_COLOURS
+from vanbench.report.roofline_plot import draw_roofline
 
 Row = dict[str, Any]
 HOSTILE = "$x_1^2$ <b>&\"' _hidden"
@@ -209,7 +206,8 @@ def _bars(axis: Axes) -> list[Any]:
 
 
 def test_every_figure_is_made_with_ink_and_searchable_text_and_nothing_cut_off(tmp_path: Path) -> None:
-    made = [*op_figures(van_b0(), make_ceilings()), *depthwise_figures(cases())]
+    entry = make_ceilings()
+    made = [draw_ceilings(entry), *op_figures(van_b0(), entry), *draw_depthwise(cases())]
     paths, figures = save(made, tmp_path)
     assert [each.reason for each in figures] == [""] * 5
     names = ["ceilings", "roofline", "classes", "depthwise-fp32-native-warm", "depthwise-fp32-native-cold"]
@@ -236,7 +234,7 @@ def test_drawn_twice_a_figure_is_the_same_to_the_byte(tmp_path: Path) -> None:
 def test_without_rows_or_roofs_every_figure_says_why_and_old_files_go(tmp_path: Path) -> None:
     (tmp_path / "roofline.png").write_bytes(b"old")
     bare = make_ceilings(streams=(), matrix={}, vector={})
-    for made in (op_figures([], bare), op_figures([], None), depthwise_figures([])):
+    for made in ([draw_ceilings(bare)], op_figures([], bare), op_figures([], None), draw_depthwise([])):
         paths, figures = save(made, tmp_path)
         assert paths == []
         assert all(each.reason for each in figures)
@@ -246,7 +244,7 @@ def test_without_rows_or_roofs_every_figure_says_why_and_old_files_go(tmp_path: 
 @pytest.mark.parametrize("count", [1, 2, 300])
 def test_any_number_of_rows_without_values_leaves_gaps_and_breaks_nothing(tmp_path: Path, count: int) -> None:
     empty = [dict.fromkeys(van_b0()[0]) for _ in range(count)]
-    assert [bool(each.reason) for each in op_figures(empty, make_ceilings())] == [False, True, True]
+    assert [bool(each.reason) for each in op_figures(empty, make_ceilings())] == [True, True]
     assert all(each.reason for each in draw_depthwise([dict.fromkeys(cases()[0]) for _ in range(count)]))
     assert all(each.reason for each in draw_depthwise([{}]))
     rows = [*empty, *van_b0()[:count], *({**row, "bound_s": None, "step_s": None} for row in van_b0()[:count])]
@@ -265,7 +263,9 @@ def test_hostile_names_are_drawn_as_they_stand(tmp_path: Path) -> None:
     )
     rows = [{**row, **odd} for row in van_b0()]
     rows += [{**rows[3], "op_class": "_$class$", "model": "a" * 90}]
-    paths, figures = save([*op_figures(rows, entry), *draw_depthwise(cases(depthwise="$k_1$/<b>"))], tmp_path)
+    paths, figures = save(
+        [draw_ceilings(entry), *op_figures(rows, entry), *draw_depthwise(cases(depthwise="$k_1$/<b>"))], tmp_path
+    )
     assert not any(each.reason for each in figures)
     assert {path.parent for path in paths} == {tmp_path}
     words = {name: _words(tmp_path / f"{name}.svg") for name in ("ceilings", "roofline", "classes")}
@@ -289,7 +289,8 @@ def test_ceilings_are_drawn_at_their_values() -> None:
         for part in ("best", "median"):
             expected = [getattr(each.ceiling, part) / 1e9 for each in mine]
             assert any(x == [each.bytes for each in mine] and y == pytest.approx(expected) for x, y in curves)
-    assert left.get_ylim()[0] == 0
+    assert left.get_yscale() == "log"
+    assert 0 < left.get_ylim()[0] < min(each.ceiling.median for each in entry.streams) / 1e9
     assert [label.get_text() for label in left.get_xticklabels()] == ["32 KiB", "1 MiB", "32 MiB", "1 GiB"]
     assert [bar.get_width() for bar in _patches(right)] == pytest.approx([200, 195, 620])
     assert [x[0] for x, _ in _lines(right)] == pytest.approx([186, 195 * 0.93, 620 * 0.93])
@@ -302,7 +303,8 @@ def test_ceilings_are_drawn_at_their_values() -> None:
 
 @pytest.mark.parametrize("gone", [{"streams": ()}, {"matrix": {}, "vector": {}}, {"vector": {}, "launch": None}])
 def test_ceilings_without_a_part_draw_the_rest(gone: dict[str, Any], tmp_path: Path) -> None:
-    save(op_figures(van_b0()[:20], make_ceilings(**gone)), tmp_path)
+    entry = make_ceilings(**gone)
+    save([draw_ceilings(entry), *op_figures(van_b0()[:20], entry)], tmp_path)
     assert {"ceilings.png", "roofline.png"} <= {path.name for path in tmp_path.iterdir()}
 
 

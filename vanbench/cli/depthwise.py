@@ -94,6 +94,7 @@ def depthwise(
             elif isinstance(event, Looking):
                 line.show(event.text)
             else:
+                write_folder(path, plots=False)
                 line.say(f"round {event.number} saved: {event.reached} of {event.cases} cases")
     write_folder(path)
     rows = depthwise_table(read_folder(path))

@@ -72,6 +72,7 @@ def profile(
                 if not event.has_ceilings:
                     line.say(NO_CEILINGS)
             elif isinstance(event, Kept):
+                write_folder(path, plots=False)
                 line.say(f"{event.profile.cell.slug}: {len(event.profile.ops)} operations")
             elif isinstance(event, Missed):
                 failed = failed or event.kind != "skipped"

@@ -222,6 +222,10 @@ def _reopened(path: Path, nursery: Starter, overrides: Mapping[str, float | int]
                 raise UserError(f"{path}: {record.cell.slug} was sampled with {field} = {then}, sweep.toml says {now}")
     with Store.resume(path, environment_of(nursery, before.environment.device)) as store:
         check_names(nursery, _models(store.sweep))
+        if not store.book.entries:
+            book = book_for(store.environment, None)
+            if book.entries:
+                store.save_book(book)
         yield store
 
 

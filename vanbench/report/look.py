@@ -18,7 +18,15 @@ from vanbench.report.to_csv import csv_text
 from vanbench.report.to_markdown import escaped, markdown_table
 from vanbench.units import memory, percent, seconds, significant
 
-__all__ = ["ceilings_lines", "class_lines", "depthwise_table", "ops_table", "warnings_of", "write_folder"]
+__all__ = [
+    "ceilings_lines",
+    "class_lines",
+    "depthwise_table",
+    "op_figures",
+    "ops_table",
+    "warnings_of",
+    "write_folder",
+]
 
 
 def ops_table(folder: Folder) -> list[Row]:
@@ -49,15 +57,15 @@ def write_folder(path: Path, *, plots: bool = True) -> list[Path]:
         written.append(_write(path / "ops.csv", csv_text(table, OPS_COLUMNS)))
         parts += _profile_parts(table, folder)
         if plots:
-            figures += _op_figures(table, folder)
+            figures += op_figures(table, _roofs_of(folder))
     if folder.lone is not None:
         table = depthwise_table(folder)
         written.append(_write(path / "depthwise.csv", csv_text(table, DEPTHWISE_COLUMNS)))
         parts += _depthwise_parts(table)
         if plots:
-            from vanbench.report.op_plots import depthwise_figures
+            from vanbench.report.depthwise_maps import draw_depthwise
 
-            figures += depthwise_figures(table)
+            figures += draw_depthwise(table)
     for entry in folder.book.entries:
         parts += [f"## Ceilings, {entry.threads} thread{'s' if entry.threads != 1 else ''}", *_ceilings_parts(entry)]
     if plots:
@@ -76,18 +84,27 @@ def _write(path: Path, text: str) -> Path:
     return path
 
 
-def _op_figures(table: Sequence[Row], folder: Folder) -> Iterable[Drawn]:
-    from vanbench.report.op_plots import op_figures
+def op_figures(table: Sequence[Row], entry: Ceilings | None) -> list[Drawn]:
+    """The figures of ops.csv. entry: the roofs of the device that the rows were timed on, None without any."""
+    from vanbench.report.class_bars import draw_classes
+    from vanbench.report.roofline_plot import draw_roofline
 
+    if entry is None:
+        roofline = Drawn("roofline", "Operations under the measured roofs", None, "there are no measured roofs")
+    else:
+        roofline = draw_roofline(table, entry)
+    return [roofline, draw_classes(table)]
+
+
+def _roofs_of(folder: Folder) -> Ceilings | None:
+    """The first measured roofs of any device that the folder's profiles were timed on."""
     profiles = folder.profiles.profiles if folder.profiles is not None else ()
-    entry = next(
-        (e for p in profiles if (e := folder.book.of(folder.environment.machine_key, p.device, p.threads))), None
-    )
-    return [drawn for drawn in op_figures(table, entry) if drawn.name != "ceilings"]  # the book's are drawn for all
+    entries = (folder.book.of(folder.environment.machine_key, each.device, each.threads) for each in profiles)
+    return next((entry for entry in entries if entry is not None), None)
 
 
 def _ceilings_figures(book: Book) -> Iterable[Drawn]:
-    from vanbench.report.op_plots import draw_ceilings
+    from vanbench.report.ceilings_plot import draw_ceilings
 
     several = len(book.entries) > 1
     for entry in book.entries:

@@ -16,6 +16,7 @@ __all__ = ["remedy_lines", "summary_table"]
 
 # A failure's message can be a page; the whole of it is in results.csv.
 _LONGEST_REASON = 160
+_LONGEST_NAME = 44
 
 
 def summary_table(rows: Sequence[Row]) -> Table:
@@ -35,7 +36,9 @@ def summary_table(rows: Sequence[Row]) -> Table:
     whole = Table.grid()
     if measured:
         table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
-        table.add_column("cell", overflow="fold", ratio=None)
+        # Flags wrap before names do: a name in two lines is read as two.
+        widest = max(len(name) for name, _ in measured)
+        table.add_column("cell", overflow="fold", min_width=min(widest, _LONGEST_NAME))
         bounded = any(row["bound_fraction"] is not None for _, row in measured)
         for head in ("images/s", "ratio", "step", *(["of bound"] if bounded else []), "peak memory"):
             table.add_column(head, justify="right", no_wrap=True)
@@ -45,7 +48,9 @@ def summary_table(rows: Sequence[Row]) -> Table:
             mine = [each for each in measured if _contest(each[1]) == contest]
             for name, row in sorted(mine, key=lambda each: -float(each[1]["images_per_s"] or 0)):
                 last = name == mine[-1][0]
-                table.add_row(*(Text(cell) for cell in _cells(name, row, bounded)), end_section=last and contest != contests[-1])
+                table.add_row(
+                    *(Text(cell) for cell in _cells(name, row, bounded)), end_section=last and contest != contests[-1]
+                )
         whole.add_row(table)
     if others:
         table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1))

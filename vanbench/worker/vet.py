@@ -15,7 +15,7 @@ import msgspec
 import torch
 from torch import Tensor, nn
 
-from vanbench.analysis import cost
+from vanbench.analysis import blocks, cost
 from vanbench.models.load import cost_of, create
 from vanbench.record.ops import Work
 from vanbench.record.task import Declined, Said, Vet, Vetted
@@ -122,7 +122,7 @@ def _step_cost(cell: Cell, device: torch.device) -> StepCost:
         first = (str(error).strip().splitlines() or [""])[0]
         return StepCost(unmodelled=(f"no list of operations: {type(error).__name__}: {first}",))
     works, unknown = cost.works(ops)
-    fused = cost.fused_works(ops, cell.task)
+    fused = blocks.fused_works(ops, cell.task)
     keep = _winograd(device, cell.precision)
     return StepCost(
         works=tuple(_without_winograd(works, keep)),
