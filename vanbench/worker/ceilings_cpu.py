@@ -20,6 +20,7 @@ __all__ = ["visits"]
 
 _SMALLEST_BYTES = 32 << 10
 _LARGEST_BYTES = 2 << 30
+_LONG_BYTES = 128 << 20
 # A visit's repetitions: long enough for the clock, short enough that many fit between two of the machine's moods.
 _REPEAT_S = 0.002
 _REPEATS = 6
@@ -28,7 +29,7 @@ _TORCH_FROM_BYTES = 1 << 20
 # Stores past the caches cannot pay where the arrays stay in a core's own.
 _BYPASS_FROM_BYTES = 4 << 20
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-_SIDES = (1024, 2048, 4096)
+_SIDES = (1024, 2048)
 _CONVS = ((3, 256, 28), (1, 512, 28))  # kernel, channels in and out, pixels; batch 8
 _LAUNCHES = 2000
 
@@ -87,9 +88,12 @@ class _Arrays:
         self._rate = 50e9  # bytes/s, a first guess of how long a pass takes; each visit knows better
 
     def sizes(self) -> list[int]:
-        """Powers of two from the first cache to main memory."""
+        """Powers of two from the first cache on; of four where a pass is long, so that more visits fit into the time."""
         count = (self._largest // _SMALLEST_BYTES).bit_length()
-        return [_SMALLEST_BYTES << i for i in range(count)]
+        sizes = [_SMALLEST_BYTES << i for i in range(count)]
+        return [
+            size for size in sizes if size <= _LONG_BYTES or (size.bit_length() - _LONG_BYTES.bit_length()) % 2 == 0
+        ]
 
     def check_compiled(self, threads: int) -> None:
         """Fill the arrays, and compare every compiled kernel's answer with torch's, with and without bypass."""

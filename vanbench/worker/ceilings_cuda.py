@@ -99,6 +99,7 @@ class _Streams:
         self.c = torch.zeros(largest // 4, device=device)
 
     def sizes(self) -> list[int]:
+        """Powers of two from far below the L2 cache on."""
         count = (self._largest // _SMALLEST_BYTES).bit_length()
         return [_SMALLEST_BYTES << i for i in range(count)]
 
