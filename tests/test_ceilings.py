@@ -282,7 +282,7 @@ def test_every_visit_of_every_size_stays_within_its_arrays() -> None:
 def test_sizes_go_in_twos_and_in_fours_where_a_pass_is_long() -> None:
     sizes = ceilings_cpu._Arrays(1 << 15).sizes()
     assert sizes == [1 << 15]
-    long = ceilings_cpu._Arrays.sizes(type("Long", (), {"_largest": 2 << 30})())  # type: ignore[arg-type]
+    long = ceilings_cpu._Arrays.sizes(type("Long", (), {"_largest": 2 << 30})())
     assert long[:3] == [1 << 15, 1 << 16, 1 << 17]
     assert long[-3:] == [128 << 20, 512 << 20, 2 << 30]
 

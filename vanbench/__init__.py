@@ -20,7 +20,8 @@ def run(models: list[str], *, out: str | Path | None = None, **axes: Any) -> pan
     """Measure every cell of a sweep and return the table with the columns of results.csv.
 
     models: names as for `vanbench run --models`. axes: the other flags of `vanbench run` with underscores
-    (batch_size=[1, 8], memory_format="channels_last", budget=60 ...). out: the run directory; a new one by default.
+    (batch_size=[1, 8], memory_format="channels_last", budget=60, ceilings="ceilings.json" ...). out: the run directory;
+    a new one by default.
     Raises UserError for a word that is not allowed. A failed cell is a row, not an exception.
     """
     from vanbench.execute.run import run_quietly

@@ -286,10 +286,12 @@ def _conclude(store: Store, contests: Iterable[Contest]) -> None:
                 store.save(msgspec.structs.replace(record, outcome=outcome))
 
 
-def run_quietly(models: Sequence[str], *, out: str | Path | None = None, **axes: Any) -> Path:
+def run_quietly(
+    models: Sequence[str], *, out: str | Path | None = None, ceilings: str | Path | None = None, **axes: Any
+) -> Path:
     """The main job without a word: for `vanbench.run`. Returns the run directory."""
     words = {name.replace("_", "-"): value for name, value in axes.items()}
-    allowed = {*AXES, "device", "reference", "target", "rounds", "budget", "timeout", "seed"}
+    allowed = {*AXES, "device", "reference", "target", "rounds", "budget", "timeout", "seed", "ceilings", "out"}
     for word in words:
         if word not in allowed:
             from vanbench.errors import unknown
@@ -297,7 +299,8 @@ def run_quietly(models: Sequence[str], *, out: str | Path | None = None, **axes:
             raise unknown("argument", word.replace("-", "_"), [name.replace("-", "_") for name in sorted(allowed)])
     sweep = parse_sweep({}, {"models": list(models), **words})
     path = Path()
-    for event in measure(sweep, out=Path(out) if out is not None else None):
+    held = Path(ceilings) if ceilings is not None else None
+    for event in measure(sweep, out=Path(out) if out is not None else None, ceilings=held):
         if isinstance(event, Finished):
             path = event.path
     return path

@@ -88,7 +88,7 @@ class _Arrays:
         self._rate = 50e9  # bytes/s, a first guess of how long a pass takes; each visit knows better
 
     def sizes(self) -> list[int]:
-        """Powers of two from the first cache on; of four where a pass is long, so that more visits fit into the time."""
+        """Powers of two from the first cache on; of four where a pass is long, so that more visits fit."""
         count = (self._largest // _SMALLEST_BYTES).bit_length()
         sizes = [_SMALLEST_BYTES << i for i in range(count)]
         return [
