@@ -264,7 +264,9 @@ def test_the_report_says_what_where_and_why_and_survives_hostile_names() -> None
     # Fastest first, and every line has as many unescaped bars as the head.
     lines = measured.splitlines()
     assert lines[2].startswith("| a\\|b")
-    assert {line.replace("\\|", "").count("|") for line in lines} == {10}
+    assert {line.replace("\\|", "").count("|") for line in lines} == {11}
+    assert "of bound" in lines[0]
+    assert "none: no bounds; measure them with vanbench ceilings" in text
 
 
 def _printed(table: list[Row], width: int = 100) -> list[str]:

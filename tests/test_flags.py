@@ -77,6 +77,8 @@ def test_what_the_contest_knows_raises_the_flags_that_need_it() -> None:
     assert flags_of(make_record(), has_reference=False) == ("no_reference",)
     assert flags_of(make_record(), half_width=0.021) == ("wide",)
     assert flags_of(make_record(), half_width=0.019) == ()
+    assert flags_of(make_record(), bound_fraction=1.001) == ("above_bound",)
+    assert flags_of(make_record(), bound_fraction=1.0) == ()
 
 
 def test_a_failed_cell_keeps_what_disturbed_it_and_a_skipped_one_has_no_flag() -> None:
@@ -117,5 +119,5 @@ def test_every_flag_has_its_remedy_once_in_the_tables_order() -> None:
 
 
 def test_every_flag_is_tried_here() -> None:
-    tried = {name for name, _ in RAISED} | {"unsteady", "wide", "no_reference"}
+    tried = {name for name, _ in RAISED} | {"unsteady", "wide", "above_bound", "no_reference"}
     assert tried == {flag.name for flag in FLAGS}
