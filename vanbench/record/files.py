@@ -38,7 +38,9 @@ def replace_file(path: Path, content: bytes) -> None:
 def storage_error(error: OSError, path: Path) -> StorageError | UserError:
     """What a failed write is: a full disk, or a place that cannot be written."""
     if error.errno in _FULL:
-        return StorageError(f"no space left to write {path}: free some and continue with --resume {_run_of(path)}")
+        run = _run_of(path)
+        then = f"continue with --resume {run}" if (run / "sweep.toml").exists() else "start again"
+        return StorageError(f"no space left to write {path}: free some and {then}")
     return UserError(f"cannot write {path}: {os.strerror(error.errno or 0)}")
 
 
