@@ -15,7 +15,6 @@ import torch
 from builders import make_environment
 from test_roofline import make_ceilings, roof
 
-from vanbench.cli import main
 from vanbench.errors import UserError
 from vanbench.execute.ceilings import book_for
 from vanbench.execute.run import Finished, measure
@@ -379,24 +378,3 @@ kernels.nothing[(1,)](one)
 assert one.tolist() == [1.0, 0.0]
 """
     subprocess.run([sys.executable, "-c", code], env={**os.environ, "TRITON_INTERPRET": "1"}, check=True)
-
-
-# --- the verb
-
-
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        (["ceilings", "--seconds", "3"], "seconds 3 is too short"),
-        (["ceilings", "--threads", "two"], "threads 'two' is not a whole number"),
-        (["ceilings", "--device", "gpu"], "unknown device 'gpu'"),
-        (["run", "--models", "van_b0", "--resume", "x", "--ceilings", "y"], "--resume takes the sweep"),
-    ],
-)
-def test_a_mistake_in_the_verb_is_one_line(
-    words: list[str], said: str, in_tmp: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(words) == 2
-    error = capsys.readouterr().err
-    assert said in error
-    assert len(error.strip().splitlines()) == 1

@@ -405,33 +405,6 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
 # --- the command line
 
 
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        (["profile"], "no models: give --models"),
-        (["profile", "--models", "van_b0", "--seconds", "0"], "seconds 0 is not a number above 0"),
-        (["profile", "--models", "van_b0", "--memory-format", "nhwc"], "unknown memory-format 'nhwc'"),
-        (["profile", "--models", "van_b0", "--compile", "default"], "profile takes eager cells alone"),
-        (["depthwise", "--kernel", "4"], "unknown kernel '4'"),
-        (["depthwise", "--dilation", "0"], "unknown dilation '0'"),
-        (["depthwise", "--precision", "amp-bf16"], "unknown precision 'amp-bf16'"),
-        (["depthwise", "--pass", "backwards"], "unknown pass 'backwards'"),
-        (["depthwise", "--depthwise", "nativ"], "did you mean 'native'"),
-        (["depthwise", "--rounds", "0"], "rounds 0 is not a whole number above 0"),
-        (["depthwise", "--threads", "1,2"], "depthwise takes one"),
-        (["depthwise", "--budget", "-1"], "budget -1 is not a number above 0"),
-    ],
-)
-def test_a_mistake_is_one_line_and_leaves_nothing(
-    words: list[str], said: str, in_tmp: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(words) == 2
-    error = capsys.readouterr().err
-    assert said in error
-    assert len(error.strip().splitlines()) == 1
-    assert not list(in_tmp.iterdir())
-
-
 @pytest.mark.slow
 def test_profile_prints_its_table_and_where_it_lies(in_tmp: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["profile", "--models", "resnet18", "--batch-size", "1", "--image-size", "32", "--seconds", "0.1"]

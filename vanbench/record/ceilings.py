@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 
 from vanbench.errors import UserError
-from vanbench.record.files import replace_file
+from vanbench.record.files import pretty, read_value, replace_file
 
 __all__ = [
     "NO_BOOK",
@@ -169,14 +169,7 @@ def cache_place(machine_key: str) -> Path:
 
 def read_book(path: Path) -> Book:
     """A ceilings.json. Raises UserError where it is missing or is none."""
-    try:
-        book = msgspec.json.decode(path.read_bytes(), type=Book)
-    except FileNotFoundError:
-        raise UserError(f"no such file of ceilings: {path}") from None
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {os.strerror(error.errno or 0)}") from None
-    except msgspec.DecodeError as error:
-        raise UserError(f"{path} is no ceilings.json of vanbench: {error}") from None
+    book = read_value(path, Book, f"no such file of ceilings: {path}")
     if book.schema_version > 1:
         raise UserError(f"{path} has schema version {book.schema_version}, this vanbench reads up to 1")
     return book
@@ -190,5 +183,5 @@ def remember(entry: Ceilings) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot make {path.parent}: {os.strerror(error.errno or 0)}") from None
-    replace_file(path, msgspec.json.format(msgspec.json.encode(book.with_entry(entry)), indent=2) + b"\n")
+    replace_file(path, pretty(book.with_entry(entry)))
     return path

@@ -1,4 +1,4 @@
-"""Files written so that nobody ever sees half of one. Knows no names."""
+"""Files written so that nobody ever sees half of one, and values read back from them. Knows no names."""
 
 from __future__ import annotations
 
@@ -7,10 +7,15 @@ import errno
 import os
 import secrets
 from pathlib import Path
+from typing import TypeVar
+
+import msgspec
 
 from vanbench.errors import StorageError, UserError
 
-__all__ = ["replace_file", "storage_error"]
+__all__ = ["pretty", "read_value", "replace_file", "storage_error"]
+
+_T = TypeVar("_T")
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -46,3 +51,20 @@ def storage_error(error: OSError, path: Path) -> StorageError | UserError:
 
 def _run_of(path: Path) -> Path:
     return path.parent.parent if path.parent.name == "cells" else path.parent
+
+
+def read_value(path: Path, kind: type[_T], missing: str) -> _T:
+    """A value from a JSON file. Raises UserError: `missing` where there is no such file, else what is wrong with it."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=kind)
+    except FileNotFoundError:
+        raise UserError(missing) from None
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {os.strerror(error.errno or 0)}") from None
+    except msgspec.DecodeError as error:
+        raise UserError(f"{path} is not what vanbench wrote: {error}") from None
+
+
+def pretty(value: msgspec.Struct) -> bytes:
+    """JSON that people can read."""
+    return msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n"

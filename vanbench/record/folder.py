@@ -12,7 +12,7 @@ import msgspec
 from vanbench.errors import UserError
 from vanbench.record.ceilings import Book, read_book
 from vanbench.record.environment import Environment
-from vanbench.record.files import replace_file, storage_error
+from vanbench.record.files import pretty, read_value, replace_file, storage_error
 from vanbench.record.profile import Case, CaseVisit, Profile
 
 __all__ = [
@@ -69,14 +69,14 @@ def make_folder(path: Path, environment: Environment, book: Book) -> None:
         raise storage_error(error, path) from None
     if any(not name.startswith(".") for name in os.listdir(path)):
         raise UserError(f"{path} is not empty: give another --out")
-    replace_file(path / "environment.json", _pretty(environment))
+    replace_file(path / "environment.json", pretty(environment))
     if book.entries:
         save_book(path, book)
 
 
 def save_book(path: Path, book: Book) -> None:
     """ceilings.json."""
-    replace_file(path / "ceilings.json", _pretty(book))
+    replace_file(path / "ceilings.json", pretty(book))
 
 
 def save_profiles(path: Path, profiles: Sequence[Profile], failed: Sequence[tuple[str, str]]) -> None:
@@ -95,35 +95,20 @@ def save_lone(path: Path, lone: Lone) -> None:
 def read_folder(path: Path) -> Folder:
     """Raises UserError where a file is missing or is not what vanbench wrote."""
     environment = read_environment(path)
-    book = path / "ceilings.json"
+    book, profiles, lone = (path / name for name in ("ceilings.json", "profiles.json", "depthwise.json"))
     return Folder(
         path,
         environment,
         read_book(book) if book.exists() else Book(),
-        _decode(path / "profiles.json", Profiles, optional=True),
-        _decode(path / "depthwise.json", Lone, optional=True),
+        _decode(profiles, Profiles) if profiles.exists() else None,
+        _decode(lone, Lone) if lone.exists() else None,
     )
 
 
 def read_environment(path: Path) -> Environment:
     """The environment of a folder, or of a run directory."""
-    environment = _decode(path / "environment.json", Environment)
-    assert environment is not None
-    return environment
+    return _decode(path / "environment.json", Environment)
 
 
-def _pretty(value: msgspec.Struct) -> bytes:
-    return msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n"
-
-
-def _decode(path: Path, kind: type[_T], optional: bool = False) -> _T | None:
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=kind)
-    except FileNotFoundError:
-        if optional:
-            return None
-        raise UserError(f"{path.parent} holds nothing of vanbench: it has no {path.name}") from None
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {os.strerror(error.errno or 0)}") from None
-    except msgspec.DecodeError as error:
-        raise UserError(f"{path} is not what vanbench wrote: {error}") from None
+def _decode(path: Path, kind: type[_T]) -> _T:
+    return read_value(path, kind, f"{path.parent} holds nothing of vanbench: it has no {path.name}")

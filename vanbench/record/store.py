@@ -15,7 +15,7 @@ import msgspec
 from vanbench.errors import UserError
 from vanbench.record.ceilings import Book, read_book
 from vanbench.record.environment import Environment
-from vanbench.record.files import replace_file, storage_error
+from vanbench.record.files import pretty, read_value, replace_file, storage_error
 from vanbench.record.record import SCHEMA_VERSION, Record, Skipped, Stack
 from vanbench.spec.cell import Cell
 from vanbench.spec.sampling import Sampling
@@ -37,14 +37,7 @@ class Run(NamedTuple):
 
 
 def _decode(path: Path, kind: type[_T]) -> _T:
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=kind)
-    except FileNotFoundError:
-        raise UserError(f"{path.parent} is not a run directory: it has no {path.name}") from None
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {os.strerror(error.errno or 0)}") from None
-    except msgspec.DecodeError as error:
-        raise UserError(f"{path} is not what vanbench wrote: {error}") from None
+    return read_value(path, kind, f"{path.parent} is not a run directory: it has no {path.name}")
 
 
 def _not_reached(cell: Cell, sampling: Sampling, environment: Environment) -> Record:
@@ -117,7 +110,7 @@ class Store:
                 cells.mkdir(exist_ok=True)
             except OSError as error:
                 raise storage_error(error, cells) from None
-            replace_file(path / "environment.json", _pretty(environment))
+            replace_file(path / "environment.json", pretty(environment))
             # Last, since its presence says that a run stands here.
             replace_file(path / "sweep.toml", sweep_to_toml(sweep).encode())
             yield store
@@ -164,7 +157,7 @@ class Store:
 
     def save_book(self, book: Book) -> None:
         """Keep the ceilings that the run's rows are held against."""
-        replace_file(self.path / "ceilings.json", _pretty(book))
+        replace_file(self.path / "ceilings.json", pretty(book))
         self.book = book
 
     def in_order(self) -> tuple[Record, ...]:
@@ -181,10 +174,6 @@ class Store:
 
 def _has_file(path: Path, key: str) -> bool:
     return (path / "cells" / f"{key}.json").exists()
-
-
-def _pretty(value: msgspec.Struct) -> bytes:
-    return msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n"
 
 
 def _take_lock(descriptor: int) -> None:
