@@ -21,7 +21,7 @@ from vanbench.execute.run import Finished, measure
 from vanbench.kernels import compiled, roofs
 from vanbench.record.ceilings import Book, Stream, cache_place, merged, read_book, remember
 from vanbench.record.store import read_run
-from vanbench.report.table import load_frame
+from vanbench.report.frames import load_frame
 from vanbench.report.write import adopt, redraw
 from vanbench.spec.sweep import parse_sweep
 from vanbench.worker import ceilings_cpu

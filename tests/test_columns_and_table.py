@@ -22,8 +22,9 @@ from vanbench.record.record import Failed, Outcome, Record, Skipped
 from vanbench.record.store import Store
 from vanbench.report.columns import COLUMNS, CONTRACT
 from vanbench.report.columns_page import document
+from vanbench.report.frames import load_frame
 from vanbench.report.screen import remedy_lines, summary_table
-from vanbench.report.table import Row, labels, load_frame, read_rows, rows
+from vanbench.report.table import Row, labels, read_rows, rows
 from vanbench.report.to_csv import csv_text
 from vanbench.report.to_markdown import heading_of_run, markdown
 from vanbench.report.write import write_table

@@ -13,8 +13,10 @@ import msgspec
 import pytest
 import torch
 from builders import make_environment
+from pandas.testing import assert_frame_equal
 from test_roofline import make_ceilings, roof
 
+import vanbench
 from vanbench.cli import main
 from vanbench.errors import UserError
 from vanbench.execute.depthwise import Axes, cases_of, time_depthwise
@@ -392,6 +394,23 @@ def test_what_a_folder_keeps_is_read_back(tmp_path: Path) -> None:
     assert folder.book.entries == (make_ceilings(),)
     written = {path.name for path in write_folder(tmp_path / "f")}
     assert {"ops.csv", "depthwise.csv", "report.md", "ceilings.png"} <= written
+
+
+def test_folders_and_their_tables_load_as_the_same_frame(tmp_path: Path) -> None:
+    for name in ("profile", "depthwise"):
+        make_folder(tmp_path / name, make_environment(), Book(entries=(make_ceilings(),)))
+    save_profiles(tmp_path / "profile", [_profile(_op("aten.gelu.default", [0.2, 0.3]))], [])
+    lone = Lone(cases=(CASE,), implementations=("native",), device="cpu", threads=2, rounds=((_visit(0.1),),))
+    save_lone(tmp_path / "depthwise", lone)
+    for name, table, columns in (
+        ("profile", "ops.csv", OPS_COLUMNS),
+        ("depthwise", "depthwise.csv", DEPTHWISE_COLUMNS),
+    ):
+        write_folder(tmp_path / name, plots=False)
+        frame = vanbench.load(tmp_path / name)
+        assert list(frame.columns) == [column.name for column in columns]
+        assert len(frame) == 1
+        assert_frame_equal(frame, vanbench.load(tmp_path / name / table), check_exact=True)
 
 
 def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:

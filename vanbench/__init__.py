@@ -30,7 +30,10 @@ def run(models: list[str], *, out: str | Path | None = None, **axes: Any) -> pan
 
 
 def load(path: str | Path) -> pandas.DataFrame:
-    """The table of a run directory, or of a results.csv, as a DataFrame. Raises UserError if there is none."""
-    from vanbench.report.table import load_frame
+    """The table of a run directory or results.csv as a DataFrame; of a profile or of depthwise convs likewise.
+
+    Raises UserError if the path is none of these.
+    """
+    from vanbench.report.frames import load_frame
 
     return load_frame(path)

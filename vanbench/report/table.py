@@ -1,4 +1,4 @@
-"""The table: a row for each cell, made from records or read back from a results.csv. pandas only in `load_frame`."""
+"""The table: a row for each cell, made from records or read back from a results.csv."""
 
 from __future__ import annotations
 
@@ -8,27 +8,22 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from vanbench.errors import UserError
 from vanbench.record.ceilings import NO_BOOK, Book
 from vanbench.record.environment import Environment
 from vanbench.record.record import Record, Skipped
-from vanbench.record.store import read_run
 from vanbench.report.columns import COLUMNS, Column, RowSource, Value
-from vanbench.report.to_csv import csv_text
 from vanbench.spec.cell import Cell
 from vanbench.spec.sweep import Sweep
 
-if TYPE_CHECKING:
-    import pandas
-
-__all__ = ["Row", "differing", "labels", "load_frame", "read_rows", "rows"]
+__all__ = ["NEEDED", "Row", "differing", "labels", "read_rows", "read_text", "rows"]
 
 Row = dict[str, Value]
 
 # Without these a CSV is not ours; any other column may be missing (an older table), and stays empty.
-_NEEDED = ("status", "model", "task", "batch_size", "image_size", "images_per_s")
+NEEDED = ("status", "model", "task", "batch_size", "image_size", "images_per_s")
 _RESOLVED = ("device", "threads")
 _CONFIGURATION = ("precision", "memory_format", "compile", "form", "depthwise")
 
@@ -58,7 +53,7 @@ def read_rows(
     text: str,
     name: str,
     columns: Sequence[Column] = COLUMNS,
-    needed: Sequence[str] = _NEEDED,
+    needed: Sequence[str] = NEEDED,
     kind: str = "results.csv",
 ) -> list[Row]:
     """The rows of a results.csv (or of another table, by its columns), typed; columns that are not known are left out.
@@ -74,22 +69,6 @@ def read_rows(
         return [{each.name: _typed(line.get(each.name) or "", each.kind) for each in columns} for line in reader]
     except (ValueError, csv.Error) as error:
         raise UserError(f"{name}, line {reader.line_num}: {error}") from None
-
-
-def load_frame(path: str | Path) -> pandas.DataFrame:
-    """The table of a run directory (recomputed from its records) or of a results.csv, the same either way.
-
-    Columns are those of docs/columns.md, in order. Text is str, empty where absent; integers are nullable Int64;
-    other numbers are float64, NaN where absent, with the ten significant digits of results.csv. Raises UserError if
-    the path is neither.
-    """
-    place = Path(path)
-    if place.is_dir():
-        run = read_run(place)
-        text = csv_text(rows(run.sweep, run.environment, run.records, run.book))
-    else:
-        text = read_text(place)
-    return _frame(read_rows(text, str(place)))
 
 
 def read_text(path: Path) -> str:
@@ -130,17 +109,3 @@ def _typed(text: str, kind: str) -> Value:
     if kind == "text":
         return text
     return int(text) if kind == "integer" else float(text)
-
-
-def _frame(table: Sequence[Row]) -> pandas.DataFrame:
-    import pandas as pd
-
-    kinds: dict[str, Any] = {"text": "str", "integer": "Int64", "number": "float64"}
-    frame: pandas.DataFrame = pd.DataFrame(
-        {column.name: [row[column.name] for row in table] for column in COLUMNS}, dtype=object
-    )
-    for column in COLUMNS:
-        if column.kind == "text":
-            frame[column.name] = frame[column.name].fillna("")
-        frame[column.name] = frame[column.name].astype(kinds[column.kind])
-    return frame
