@@ -377,4 +377,9 @@ one = torch.zeros(2)
 kernels.nothing[(1,)](one)
 assert one.tolist() == [1.0, 0.0]
 """
-    subprocess.run([sys.executable, "-c", code], env={**os.environ, "TRITON_INTERPRET": "1"}, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, "TRITON_INTERPRET": "1"}, capture_output=True, text=True
+    )
+    if "only 0-dimensional arrays can be converted to Python scalars" in done.stderr:
+        pytest.skip("the interpreter of this Triton cannot loop under this NumPy (seen with 3.6 and 2.5)")
+    assert done.returncode == 0, done.stderr
