@@ -210,6 +210,18 @@ def test_a_run_without_ceilings_has_bytes_but_no_bound_until_it_is_given_some(
         adopt(tmp_path / "run", _book_file(tmp_path / "d.json", "another"))
 
 
+def test_a_roof_that_was_not_measured_leaves_no_bound_and_is_named(
+    fake_worker: tuple[str, ...], tmp_path: Path
+) -> None:
+    entry = make_ceilings(machine_key=_fake_key(fake_worker), vector={}, matrix={})
+    (tmp_path / "c.json").write_bytes(msgspec.json.encode(Book(entries=(entry,))))
+    _run(fake_worker, tmp_path / "run", None)
+    adopt(tmp_path / "run", tmp_path / "c.json")
+    frame = load_frame(tmp_path / "run")
+    assert frame["bound_images_per_s"].isna().all()
+    assert list(frame["unmodelled"]) == ["no ceiling: vector fp32"] * 2
+
+
 def test_a_row_above_its_bound_says_so(
     fake_worker: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

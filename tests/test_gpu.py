@@ -124,9 +124,10 @@ def test_a_profile_names_the_kernels(tmp_path: Path) -> None:
 
 
 def test_depthwise_convs_are_timed_with_their_kernels(tmp_path: Path) -> None:
-    from vanbench.execute.depthwise import DIRECTIONS, Axes, time_depthwise
+    from vanbench.execute.depthwise import Axes, time_depthwise
     from vanbench.record.folder import read_folder
     from vanbench.report.look import depthwise_table
+    from vanbench.spec.names import DIRECTIONS
 
     axes = Axes(8, (), (1,), ("bf16",), ("contiguous", "channels_last"), DIRECTIONS, ("native",))
     list(time_depthwise(["van_b0"], axes, device="cuda", rounds=1, budget_s=120, out=tmp_path / "d"))

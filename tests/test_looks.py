@@ -21,7 +21,7 @@ from vanbench.cli import main
 from vanbench.errors import UserError
 from vanbench.execute.depthwise import Axes, cases_of, time_depthwise
 from vanbench.execute.profile import Kept, Missed, profile_cells
-from vanbench.kernels.depthwise import DIRECTIONS, IMPLEMENTATIONS, Geometry, inputs_of, reference
+from vanbench.kernels.depthwise import IMPLEMENTATIONS, Geometry, inputs_of, reference
 from vanbench.record.ceilings import Book, Stream
 from vanbench.record.folder import Lone, make_folder, read_folder, save_lone, save_profiles
 from vanbench.record.ops import Op, Operand
@@ -33,7 +33,7 @@ from vanbench.report.ops_columns import OPS_COLUMNS, op_rows
 from vanbench.report.table import read_rows
 from vanbench.report.to_csv import csv_text
 from vanbench.spec.cell import Cell
-from vanbench.spec.names import DEPTHWISE
+from vanbench.spec.names import DEPTHWISE, DIRECTIONS
 from vanbench.spec.sweep import parse_sweep
 from vanbench.worker.depthwise import shapes
 from vanbench.worker.profile import primitives

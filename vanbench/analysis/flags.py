@@ -15,7 +15,7 @@ from vanbench.stats import fmean, median, t_half_width
 
 __all__ = [
     "FLAGS",
-    "Case",
+    "Evidence",
     "Flag",
     "enqueue_share",
     "flags_of",
@@ -54,7 +54,7 @@ HALVES_ROUNDS = 3
 _HARMLESS = frozenset({"", "none", "idle", "gpuidle", "appclocks", "applicationclocks", "applicationsclockssetting"})
 
 
-class Case(NamedTuple):
+class Evidence(NamedTuple):
     """One record and what only its contest knows of it.
 
     has_reference: a measured reference exists (or the cell is it). half_width: the achieved relative half-width of
@@ -72,7 +72,7 @@ class Flag(NamedTuple):
     """A name for the `flags` column, when it applies, and one line on what to do."""
 
     name: str
-    applies: Callable[[Case], bool]
+    applies: Callable[[Evidence], bool]
     remedy: str
 
 
@@ -132,7 +132,7 @@ def _over(value: float | None, limit: float) -> bool:
     return value is not None and value > limit
 
 
-def _contended(case: Case) -> bool:
+def _contended(case: Evidence) -> bool:
     rounds = case.record.rounds
     return (
         _over(pressure_share(rounds), PRESSURE_SHARE)
@@ -145,7 +145,7 @@ def _letters(reason: str) -> str:
     return "".join(letter for letter in reason.lower() if letter.isalpha())
 
 
-def _throttled(case: Case) -> bool:
+def _throttled(case: Evidence) -> bool:
     reasons = {_letters(reason) for each in case.record.rounds for reason in each.disturbance.gpu_throttle_reasons}
     return _over(throttled_share(case.record.rounds), THROTTLED_SHARE) or bool(reasons - _HARMLESS)
 
@@ -159,7 +159,7 @@ def _halves(one: Round) -> float | None:
     return math.log(median(rates[count - count // 2 :]) / median(rates[: count // 2]))
 
 
-def _unsteady(case: Case) -> bool:
+def _unsteady(case: Evidence) -> bool:
     drifts = [drift for each in case.record.rounds if (drift := _halves(each)) is not None]
     if len(drifts) < HALVES_ROUNDS:
         return False
@@ -167,14 +167,14 @@ def _unsteady(case: Case) -> bool:
     return abs(fmean(drifts)) > HALVES_DRIFT and abs(fmean(drifts)) > half
 
 
-def _layout_lost(case: Case) -> bool:
+def _layout_lost(case: Evidence) -> bool:
     cell, facts = case.record.cell, case.record.facts
     if cell.memory_format != "channels_last" or cell.compile != "off" or facts is None:
         return False
     return facts.channels_last_share is not None and facts.channels_last_share < 1
 
 
-def _measured(case: Case) -> bool:
+def _measured(case: Evidence) -> bool:
     return isinstance(case.record.outcome, Measured)
 
 
@@ -266,10 +266,10 @@ def flags_of(
     half_width: float | None = None,
     bound_fraction: float | None = None,
 ) -> tuple[str, ...]:
-    """The names of the flags that apply, in the table's order; a skipped record has none. Arguments: see `Case`."""
+    """The names of the flags that apply, in the table's order; a skipped record has none. Arguments: see `Evidence`."""
     if isinstance(record.outcome, Skipped):
         return ()
-    case = Case(record, has_reference, half_width, bound_fraction)
+    case = Evidence(record, has_reference, half_width, bound_fraction)
     return tuple(flag.name for flag in FLAGS if flag.applies(case))
 
 

@@ -47,8 +47,8 @@ def depthwise(
     from vanbench.cli.words import numbers, positive, thread_counts, words
     from vanbench.errors import UserError
     from vanbench.execute.ceilings import Looking
-    from vanbench.execute.depthwise import DIRECTIONS, Axes, time_depthwise
-    from vanbench.execute.profile import Place
+    from vanbench.execute.depthwise import Axes, time_depthwise
+    from vanbench.execute.profile import Begun
     from vanbench.record.folder import read_folder
     from vanbench.report.look import depthwise_table, write_folder
     from vanbench.spec import names
@@ -69,7 +69,7 @@ def depthwise(
         dilations=numbers("dilation", dilation, (1, 2, 3)),
         precisions=words("precision", precision, ("fp32", "bf16", "fp16")),
         memory_formats=words("memory-format", memory_format, names.MEMORY_FORMATS),
-        directions=words("pass", passes, DIRECTIONS),
+        directions=words("pass", passes, names.DIRECTIONS),
         implementations=words("depthwise", implementation, names.DEPTHWISE),
     )
     path = Path()
@@ -86,7 +86,7 @@ def depthwise(
             out=out,
             ceilings=ceilings,
         ):
-            if isinstance(event, Place):
+            if isinstance(event, Begun):
                 path = event.path
                 line.say(f"{event.cells} cases on {event.environment.device_name} -> {event.path}")
                 if not event.has_ceilings:

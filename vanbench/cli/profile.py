@@ -42,7 +42,7 @@ def profile(
     """Where one step's time goes, op by op, against the ceilings: ops.csv, tables by class and stage, the roofline."""
     from vanbench.cli.looking import NO_CEILINGS, Line
     from vanbench.cli.words import positive
-    from vanbench.execute.profile import Kept, Missed, Place, profile_cells
+    from vanbench.execute.profile import Begun, Kept, Missed, profile_cells
     from vanbench.record.folder import read_folder
     from vanbench.report.look import ops_table, write_folder
     from vanbench.spec.sweep import parse_sweep
@@ -66,7 +66,7 @@ def profile(
     path, failed = Path(), False
     with Line(quiet or as_json) as line:
         for event in profile_cells(sweep, out=out, ceilings=ceilings, seconds=positive("seconds", seconds)):
-            if isinstance(event, Place):
+            if isinstance(event, Begun):
                 path = event.path
                 line.say(f"{event.cells} cells on {event.environment.device_name} -> {event.path}")
                 if not event.has_ceilings:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from vanbench.errors import UserError, WorkerError
 from vanbench.execute.child import ChildFailure
-from vanbench.execute.probe import environment_of
+from vanbench.execute.probe import environment_of, scratch
 from vanbench.execute.starter import WORKER, Starter, starter
 from vanbench.record.ceilings import Book, Ceilings, cache_place, merged, read_book
 from vanbench.record.environment import Environment
@@ -44,9 +43,9 @@ def find_ceilings(
 
     Raises WorkerError if the worker fails, or finds that a kernel's answer is wrong.
     """
-    with tempfile.TemporaryDirectory(prefix="vanbench-", ignore_cleanup_errors=True) as folder:
+    with scratch() as folder:
         for count in threads:
-            with starter(Path(folder), worker) as nursery:
+            with starter(folder, worker) as nursery:
                 environment = environment_of(nursery, device)
                 for event in _look(nursery, environment, count, seconds, seed):
                     yield event if isinstance(event, Looking) else Seen(environment, event)

@@ -13,16 +13,15 @@ from vanbench.execute.ceilings import Looking, book_for
 from vanbench.execute.child import ChildFailure
 from vanbench.execute.contest import hash_seed
 from vanbench.execute.probe import ask_once, check_names, environment_of, scratch
-from vanbench.execute.profile import Place
+from vanbench.execute.profile import Begun
 from vanbench.execute.run import default_place
 from vanbench.execute.starter import WORKER, Starter, starter
 from vanbench.record.folder import Lone, make_folder, save_lone
 from vanbench.record.profile import Case, CaseVisit, Shape
 from vanbench.record.task import FindShapes, Over, Said, Shaped, TimeCases, Visited
 
-__all__ = ["DIRECTIONS", "Axes", "RoundOver", "cases_of", "time_depthwise"]
+__all__ = ["Axes", "RoundOver", "cases_of", "time_depthwise"]
 
-DIRECTIONS = ("forward", "grad_input", "grad_weight")
 # A round is not begun with less time than this share of the last one's length.
 _WORTH_BEGINNING = 0.3
 
@@ -97,7 +96,7 @@ def time_depthwise(
     out: Path | None = None,
     ceilings: Path | None = None,
     worker: Sequence[str] = WORKER,
-) -> Iterator[Place | Looking | RoundOver]:
+) -> Iterator[Begun | Looking | RoundOver]:
     """Time every case in rounds of fresh processes, until the budget or the rounds are used up, into a new folder.
 
     Each round is on disk before the next begins; in each the cases that occur in the models come first.
@@ -115,7 +114,7 @@ def time_depthwise(
         book = book_for(environment, ceilings)
         path = out or default_place(environment, "depthwise")
         make_folder(path, environment, book)
-        yield Place(path, environment, len(cases), bool(book.entries))
+        yield Begun(path, environment, len(cases), bool(book.entries))
         lone = Lone(cases=cases, implementations=axes.implementations, device=environment.device, threads=0)
         last_s = 0.0
         for number in range(rounds):

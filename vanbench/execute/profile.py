@@ -20,10 +20,10 @@ from vanbench.record.task import Profiled, ProfileStep, Said, Vet, Vetted
 from vanbench.spec.cell import Cell
 from vanbench.spec.sweep import Sweep
 
-__all__ = ["Kept", "Missed", "Place", "profile_cells"]
+__all__ = ["Begun", "Kept", "Missed", "profile_cells"]
 
 
-class Place(NamedTuple):
+class Begun(NamedTuple):
     """The folder is there. has_ceilings: whether figures can be held against roofs."""
 
     path: Path
@@ -53,7 +53,7 @@ def profile_cells(
     ceilings: Path | None = None,
     seconds: float = 15.0,
     worker: Sequence[str] = WORKER,
-) -> Iterator[Place | Phase | Kept | Missed]:
+) -> Iterator[Begun | Phase | Kept | Missed]:
     """Profile every cell of the sweep for `seconds`, into a new folder; each is on disk before the next begins.
 
     Raises UserError for compiled cells: their operations are not the model's any more.
@@ -68,7 +68,7 @@ def profile_cells(
         path = out or default_place(environment, sweep.name)
         make_folder(path, environment, book)
         cells = sweep.cells()
-        yield Place(path, environment, len(cells), bool(book.entries))
+        yield Begun(path, environment, len(cells), bool(book.entries))
         profiles: list[Profile] = []
         failed: list[tuple[str, str]] = []
         for cell in cells:

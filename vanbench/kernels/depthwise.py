@@ -14,9 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["DIRECTIONS", "IMPLEMENTATIONS", "Geometry", "Implementation", "inputs_of", "reference"]
-
-DIRECTIONS = ("forward", "grad_input", "grad_weight")
+__all__ = ["IMPLEMENTATIONS", "Geometry", "Implementation", "inputs_of", "reference"]
 
 
 class Geometry(NamedTuple):

@@ -323,8 +323,8 @@ _EXTRA: tuple[Column, ...] = (
         "unmodelled",
         "text",
         "",
-        "Operations whose FLOPs have no formula (their bytes count), or why there is no list of operations.",
-        lambda row: ";".join(row.facts.unmodelled) or None if row.facts is not None else None,
+        "Operations whose FLOPs have no formula (their bytes count), and what a bound lacks.",
+        lambda row: ";".join(row.unmodelled) or None,
     ),
     Column(
         "ceilings_date",

@@ -68,6 +68,7 @@ _SUBDIVISIONS = (
     (0.35, (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0)),
     (-1.0, (1.0, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6, 1.8, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0)),
 )
+_MOST_PIXELS = 2200
 _STYLE: Any = {
     # A name may hold `$` or `_`, which mean nothing here.
     "text.parse_math": False,
@@ -273,9 +274,10 @@ def encode(figure: Figure) -> dict[str, bytes]:
         for suffix in ("png", "svg"):
             content = io.BytesIO()
             # No date within: drawn twice from the same table a figure is the same to the byte.
-            figure.savefig(
-                content, format=suffix, metadata={"Date": None} if suffix == "svg" else {"Software": "vanbench"}
-            )
+            metadata = {"Date": None} if suffix == "svg" else {"Software": "vanbench"}
+            # A wide figure has pixels enough at a lower density, and its SVG has every detail.
+            density = min(_STYLE["savefig.dpi"], _MOST_PIXELS / max(figure.get_size_inches()))
+            figure.savefig(content, format=suffix, metadata=metadata, dpi=density)
             files[suffix] = content.getvalue()
     return files
 

@@ -117,6 +117,15 @@ class RowSource:
         """The least time of a step if every block were one operation."""
         return self._bound(self.facts.fused if self.facts is not None else (), launch=False)
 
+    @cached_property
+    def unmodelled(self) -> list[str]:
+        """Operations without a formula, and roofs that the bound would need and nobody measured."""
+        found = list(self.facts.unmodelled) if self.facts is not None else []
+        if self.ceilings is not None and self.measured:
+            lacking = roofline.missing_roofs(self.works, self.ceilings, tf32=self.record.cell.precision == "tf32")
+            found += [f"no ceiling: {roof}" for roof in lacking]
+        return found
+
     def _bound(self, works: tuple[Work, ...], *, launch: bool) -> Bound | None:
         if self.ceilings is None or not self.measured:
             return None

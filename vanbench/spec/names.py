@@ -9,6 +9,7 @@ __all__ = [
     "COMPILE",
     "DEPTHWISE",
     "DEVICES",
+    "DIRECTIONS",
     "FORMS",
     "KNOWN",
     "MEMORY_FORMATS",
@@ -24,6 +25,7 @@ MEMORY_FORMATS = ("contiguous", "channels_last")
 COMPILE = ("off", "default", "reduce-overhead", "max-autotune")
 FORMS = ("reference",)
 DEPTHWISE = ("native",)
+DIRECTIONS = ("forward", "grad_input", "grad_weight")  # the three passes of a conv
 DEVICES = ("auto", "cpu", "cuda")  # and cuda:N
 
 _VAN = "VAN, arXiv 2202.09741, table of ImageNet-1k results"

@@ -31,7 +31,6 @@ _BYPASS_FROM_BYTES = 4 << 20
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _SIDES = (1024, 2048)
 _CONVS = ((3, 256, 28), (1, 512, 28))  # kernel, channels in and out, pixels; batch 8
-_LAUNCHES = 2000
 
 
 def visits(threads: int, largest: int = _LARGEST_BYTES) -> tuple[list[Visit], list[str]]:

@@ -16,6 +16,7 @@ from contextlib import AbstractContextManager
 from time import perf_counter
 from typing import Any
 
+import msgspec
 import torch
 from torch import Tensor
 from torch._C._autograd import DeviceType as _DeviceType
@@ -137,8 +138,6 @@ def _operations(built: Built) -> tuple[list[Op], list[int]]:
 
 def _with_loss(ops: list[Op]) -> list[Op]:
     """Forward operations outside the model that follow its last are the loss's: the step marks only its end."""
-    import msgspec
-
     last = max((i for i, op in enumerate(ops) if op.phase == "forward" and op.module), default=-1)
     return [
         msgspec.structs.replace(op, phase="loss") if op.phase == "forward" and i > last else op
