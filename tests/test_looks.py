@@ -195,6 +195,17 @@ def test_an_operation_without_a_formula_is_named_and_leaves_its_class_without_a_
     assert [group.name for group in kinds(step)] == ["other (odd)", "activation (gelu)"]
 
 
+def test_an_operation_that_was_given_contiguous_is_not_blamed_for_handing_it_on() -> None:
+    table = op_rows(
+        _profile(_op("aten.gelu.default", [0.5]), _op("aten.clone.default", [0.5])), None, make_environment()
+    )
+    gelu, clone = table
+    assert (gelu["layout_in"], gelu["layout_out"]) == ("contiguous", "contiguous")
+    assert first_break(steps(table)[0]) is None
+    clone["layout_in"] = "channels_last"
+    assert first_break(steps(table)[0]) is clone
+
+
 def test_primitives_are_read_from_onednns_log_of_old_and_new_versions() -> None:
     text = (
         "onednn_verbose,v1,info,oneDNN v3.12.0\n"
