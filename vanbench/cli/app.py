@@ -9,7 +9,21 @@ from typing import Any
 
 import typer
 
-from vanbench.cli import ceilings, depthwise, env, interrupt, models, profile, report, run
+from vanbench.cli import (
+    ceilings,
+    compare,
+    depthwise,
+    env,
+    export,
+    gate,
+    interrupt,
+    models,
+    profile,
+    report,
+    run,
+    selftest,
+    track,
+)
 from vanbench.errors import VanbenchError
 
 __all__ = ["app", "main"]
@@ -35,6 +49,11 @@ app.command("ceilings")(ceilings.ceilings)
 app.command("profile")(profile.profile)
 app.command("depthwise")(depthwise.depthwise)
 app.command("report")(report.report)
+app.command("compare")(compare.compare)
+app.command("gate")(gate.gate)
+app.add_typer(track.track, name="track", help="The history of images/s, sharded by machine.")
+app.command("export")(export.export)
+app.command("selftest")(selftest.selftest)
 
 
 @app.callback(invoke_without_command=True)
