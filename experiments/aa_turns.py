@@ -60,7 +60,7 @@ def block(plan: Plan, number: int) -> tuple[Round, Round]:
     """One fresh pair of processes taking turns: (base, twin)."""
     sampling = Sampling(sample_s=plan.sample_s, settle_s=plan.settle_s)
     task = Measure(cell=plan.cell, device="cpu", sampling=sampling, seed=0, first=True)
-    done: list[Round] = []
+    done: dict[int, Round] = {}
     with tempfile.TemporaryDirectory() as scratch, Nursery(Path(scratch)) as nursery:
         # Once, in a process that is not timed: a process that ran the model in float64 is timed 2.5 % slower.
         vetting = nursery.fork(Vet(cell=plan.cell, device="cpu", seed=0), "vetting")
@@ -68,12 +68,12 @@ def block(plan: Plan, number: int) -> tuple[Round, Round]:
             pass
         vetting.leave()
         seed, order = hash_seed(number, plan.name), start_order(2, 0, number)
-        for event in play(nursery, [task, task], name=f"b{number}", turns_s=plan.turns_s, seed=seed, order=order):
+        for event in play([nursery] * 2, [task, task], name=f"b{number}", turns_s=plan.turns_s, seed=seed, order=order):
             if isinstance(event, Lost):
                 raise SystemExit(f"{plan.name}: {event.kind}: {event.message}")
             if isinstance(event, Done):
-                done.append(event.round)
-    return done[order.index(0)], done[order.index(1)]  # they end in the order of their start
+                done[event.seat] = event.round
+    return done[0], done[1]
 
 
 def main() -> None:

@@ -468,7 +468,7 @@ def test_where_nothing_can_be_forked_each_child_is_a_process_that_connects_back(
     sampling = Sampling(timeout_s=1.0)
     tasks = [Measure(cell=Cell(model=f"fake:{n}"), device="cpu", sampling=sampling, seed=0) for n in names]
     with Spawner(tmp_path, fake_worker) as spawner:
-        events = list(play(spawner, tasks, name="r1.0", turns_s=0.3, seed=0))
+        events = list(play([spawner] * len(tasks), tasks, name="r1.0", turns_s=0.3, seed=0))
         done = [event.cell.model for event in events if isinstance(event, Done)]
         lost = {event.cell.model: event.kind for event in events if isinstance(event, Lost)}
         assert done == ["fake:100", "fake:250"]

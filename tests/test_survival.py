@@ -258,6 +258,6 @@ def test_a_real_worker_serves_a_cell_where_nothing_can_be_forked(tmp_path: Path)
         while isinstance(vetting.receive(120), Said):
             pass
         vetting.leave()
-        done = [e for e in play(spawner, [task], name="r1.0", turns_s=0.1, seed=0) if isinstance(e, Done)]
+        done = [e for e in play([spawner], [task], name="r1.0", turns_s=0.1, seed=0) if isinstance(e, Done)]
     assert [one.cell for one in done] == [cell]
     assert len(done[0].round.sample_s) >= 2

@@ -17,6 +17,8 @@ __all__ = [
     "FLAGS",
     "Evidence",
     "Flag",
+    "contended",
+    "disturbed",
     "enqueue_share",
     "flags_of",
     "foreign_share",
@@ -25,6 +27,7 @@ __all__ = [
     "pressure_share",
     "remedies",
     "steal_share",
+    "throttled",
     "throttled_share",
 ]
 
@@ -132,8 +135,8 @@ def _over(value: float | None, limit: float) -> bool:
     return value is not None and value > limit
 
 
-def _contended(case: Evidence) -> bool:
-    rounds = case.record.rounds
+def contended(rounds: Sequence[Round]) -> bool:
+    """Whether other processes used the CPU during the samples."""
     return (
         _over(pressure_share(rounds), PRESSURE_SHARE)
         or _over(foreign_share(rounds), FOREIGN_CORES)
@@ -145,9 +148,21 @@ def _letters(reason: str) -> str:
     return "".join(letter for letter in reason.lower() if letter.isalpha())
 
 
-def _throttled(case: Evidence) -> bool:
-    reasons = {_letters(reason) for each in case.record.rounds for reason in each.disturbance.gpu_throttle_reasons}
-    return _over(throttled_share(case.record.rounds), THROTTLED_SHARE) or bool(reasons - _HARMLESS)
+def throttled(rounds: Sequence[Round]) -> bool:
+    """Whether a quota or the GPU's power or heat limit held the samples back."""
+    reasons = {_letters(reason) for each in rounds for reason in each.disturbance.gpu_throttle_reasons}
+    return _over(throttled_share(rounds), THROTTLED_SHARE) or bool(reasons - _HARMLESS)
+
+
+def disturbed(rounds: Sequence[Round]) -> list[str]:
+    """Which of the flags that say nothing of what was measured, only of what went on meanwhile, apply to some rounds.
+
+    Where a share of blocks may be left out, these are the reasons for it: none can be chosen by looking at the figure.
+    """
+    found = [(contended(rounds), "contended"), (throttled(rounds), "throttled")]
+    found.append((any(each.recompiles > 0 for each in rounds), "recompiled"))
+    found.append((any((each.disturbance.gpu_foreign_processes or 0) > 0 for each in rounds), "foreign_gpu"))
+    return [name for applies, name in found if applies]
 
 
 def _halves(one: Round) -> float | None:
@@ -181,7 +196,7 @@ def _measured(case: Evidence) -> bool:
 FLAGS: tuple[Flag, ...] = (
     Flag(
         "contended",
-        _contended,
+        lambda case: contended(case.record.rounds),
         "other processes used the CPU while it was timed: stop them, or give --threads fewer than all cores",
     ),
     Flag(
@@ -191,7 +206,7 @@ FLAGS: tuple[Flag, ...] = (
     ),
     Flag(
         "throttled",
-        _throttled,
+        lambda case: throttled(case.record.rounds),
         "the CPU quota or the GPU's power or heat limit held it back: raise the quota, cool it, or lock lower clocks",
     ),
     Flag(

@@ -12,12 +12,12 @@ import msgspec
 from vanbench.analysis.ratio import Estimate, rate, ratio, relative_half_width
 from vanbench.execute.child import ChildFailure
 from vanbench.execute.plan import Contest
-from vanbench.execute.round import GROUP_SIZE, Done, Full, Lost, Phase, Turn, play, start_order
+from vanbench.execute.round import GROUP_SIZE, Done, Full, Lost, Phase, Turn, hear, play, start_order
 from vanbench.execute.starter import Starter
 from vanbench.record.environment import Environment
 from vanbench.record.record import Failed, Measured, Skipped
 from vanbench.record.store import Store
-from vanbench.record.task import Measure, Said, Vet, Vetted
+from vanbench.record.task import Measure, Vet, Vetted
 from vanbench.spec.cell import Cell
 from vanbench.spec.sampling import Sampling, stop_reason
 from vanbench.spec.sweep import AXES
@@ -68,7 +68,8 @@ def play_contest(
         begun: float | None = None
         turns = 0
         order = start_order(len(group), sampling.seed, contest.number)
-        for event in play(nursery, tasks, name=name, turns_s=turns_s / groups, seed=seed, order=order, alone=solo):
+        starters = [nursery] * len(tasks)
+        for event in play(starters, tasks, name=name, turns_s=turns_s / groups, seed=seed, order=order, alone=solo):
             if isinstance(event, Full):
                 started = event.started
             elif isinstance(event, Done):
@@ -115,13 +116,10 @@ def _vet(store: Store, nursery: Starter, contest: Contest, sampling: Sampling) -
     for cell in list(contest.cells):
         child = nursery.fork(Vet(cell=cell, device=store.environment.device, seed=sampling.seed), cell.slug)
         try:
-            while isinstance(answer := child.receive(sampling.timeout_s), Said):
-                yield Phase(cell, answer.phase)
-            if not isinstance(answer, Vetted):
-                raise ChildFailure("protocol", f"expected vetted, got {type(answer).__name__}")
+            yield from hear(child, Vetted, cell, sampling.timeout_s)
         except ChildFailure as failure:
             child.kill()
-            _lose(store, Lost(cell, failure.kind, str(failure), 0), sampling)
+            _lose(store, Lost(0, cell, failure.kind, str(failure), 0), sampling)
             contest.cells.remove(cell)
             continue
         child.leave()

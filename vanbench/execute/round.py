@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Generator, Iterator, Sequence
+from typing import NamedTuple, TypeVar
 
 import msgspec
 
@@ -15,7 +15,9 @@ from vanbench.record.measurement import Facts, Round, Sample
 from vanbench.record.task import Closed, Measure, Ready, Said, Taken
 from vanbench.spec.cell import Cell
 
-__all__ = ["GROUP_SIZE", "Done", "Full", "Lost", "Phase", "Turn", "lap_order", "play", "start_order"]
+__all__ = ["GROUP_SIZE", "Done", "Full", "Lost", "Phase", "Turn", "hear", "lap_order", "play", "start_order"]
+
+_T = TypeVar("_T")
 
 GROUP_SIZE = 8
 _LAPS_AT_LEAST = 2
@@ -43,16 +45,18 @@ class Full(NamedTuple):
 
 
 class Done(NamedTuple):
-    """A cell's round ended well."""
+    """A cell's round ended well. seat: its task's place among the round's."""
 
+    seat: int
     cell: Cell
     round: Round
     facts: Facts
 
 
 class Lost(NamedTuple):
-    """A cell's round ended badly. company: how many other cells were alive then."""
+    """A cell's round ended badly. seat: its task's place; company: how many other cells were alive then."""
 
+    seat: int
     cell: Cell
     kind: str
     message: str
@@ -62,12 +66,22 @@ class Lost(NamedTuple):
 class _Member:
     """A live child in a round, and what it has given so far."""
 
-    def __init__(self, task: Measure, child: Child, ready: Ready, start_up_s: float) -> None:
+    def __init__(self, seat: int, task: Measure, child: Child, ready: Ready, start_up_s: float) -> None:
+        self.seat = seat
         self.task = task
         self.child = child
         self.ready = ready
         self.start_up_s = start_up_s
         self.samples: list[Sample] = []
+
+
+def hear(child: Child, kind: type[_T], cell: Cell, timeout_s: float) -> Generator[Phase, None, _T]:
+    """A child's answer of this kind, its phases yielded meanwhile; raises ChildFailure for anything else."""
+    while isinstance(answer := child.receive(timeout_s), Said):
+        yield Phase(cell, answer.phase)
+    if not isinstance(answer, kind):
+        raise ChildFailure("protocol", f"expected {kind.__name__.lower()}, got {type(answer).__name__}")
+    return answer
 
 
 def lap_order(count: int, generator: random.Random) -> Iterator[tuple[int, ...]]:
@@ -95,7 +109,7 @@ def start_order(count: int, seed: int, number: int) -> tuple[int, ...]:
 
 
 def play(
-    nursery: Starter,
+    starters: Sequence[Starter],
     tasks: Sequence[Measure],
     *,
     name: str,
@@ -106,8 +120,9 @@ def play(
 ) -> Iterator[Phase | Turn | Done | Lost | Full]:
     """Play one round of one group: yields what happens, at last a `Done` or a `Lost` for each cell that was started.
 
-    tasks: the reference first. turns_s: the time for turns (two laps at least are taken). order: in which the tasks
-    start, as given by default; when memory gets short the reference comes next, and then the group is full.
+    tasks: the reference first. starters: what starts each of them. turns_s: the time for turns (two laps at least are
+    taken). order: in which the tasks start, as given by default; when memory gets short the reference comes next, and
+    then the group is full.
     """
     members: list[_Member] = []
     timeout_s = tasks[0].sampling.timeout_s
@@ -115,20 +130,18 @@ def play(
     waiting = list(order if order is not None else range(len(tasks[:GROUP_SIZE])))
     started: list[Cell] = []
     while waiting:
-        task = tasks[waiting.pop(0)]
+        seat = waiting.pop(0)
+        task = tasks[seat]
         started.append(task.cell)
         start = time.monotonic()
-        child = nursery.fork(task, task.cell.slug)
+        child = starters[seat].fork(task, task.cell.slug)
         try:
-            while isinstance(answer := child.receive(timeout_s), Said):
-                yield Phase(task.cell, answer.phase)
-            if not isinstance(answer, Ready):
-                raise ChildFailure("protocol", f"expected ready, got {type(answer).__name__}")
+            answer = yield from hear(child, Ready, task.cell, timeout_s)
         except ChildFailure as failure:
             child.kill()
-            yield Lost(task.cell, failure.kind, str(failure), len(members))
+            yield Lost(seat, task.cell, failure.kind, str(failure), len(members))
             continue
-        members.append(_Member(task, child, answer, time.monotonic() - start))
+        members.append(_Member(seat, task, child, answer, time.monotonic() - start))
         largest = max(largest, answer.held_bytes)
         if 0 in waiting and answer.free_bytes < 3 * largest:
             waiting = [0]
@@ -146,10 +159,10 @@ def play(
                 raise ChildFailure("protocol", f"expected closed, got {type(closed).__name__}")
         except ChildFailure as failure:
             member.child.kill()
-            yield Lost(member.task.cell, failure.kind, str(failure), total - 1)
+            yield Lost(member.seat, member.task.cell, failure.kind, str(failure), total - 1)
             continue
         member.child.leave()
-        yield Done(member.task.cell, _as_round(member, closed, name, total, alone), member.ready.facts)
+        yield Done(member.seat, member.task.cell, _as_round(member, closed, name, total, alone), member.ready.facts)
 
 
 def _take_turns(members: list[_Member], turns_s: float, seed: int) -> Iterator[Turn | Lost]:
@@ -160,8 +173,8 @@ def _take_turns(members: list[_Member], turns_s: float, seed: int) -> Iterator[T
     orders = lap_order(len(members), generator)
     seats = list(members)
     while members and (laps < _LAPS_AT_LEAST or laps % 2 or time.monotonic() < end):
-        for seat in next(orders):
-            member = seats[seat]
+        for place in next(orders):
+            member = seats[place]
             if member not in members:
                 continue
             try:
@@ -171,7 +184,7 @@ def _take_turns(members: list[_Member], turns_s: float, seed: int) -> Iterator[T
             except ChildFailure as failure:
                 member.child.kill()
                 members.remove(member)
-                yield Lost(member.task.cell, failure.kind, str(failure), len(members))
+                yield Lost(member.seat, member.task.cell, failure.kind, str(failure), len(members))
                 continue
             sample = taken.sample
             member.samples.append(sample)

@@ -18,9 +18,9 @@ import msgspec
 
 from vanbench.errors import WorkerError
 from vanbench.execute.child import Child, last_lines, oom_kills
-from vanbench.record.task import Dead, Forked, Task, encode
+from vanbench.record.task import PROTOCOL, Dead, Forked, Task, encode
 
-__all__ = ["WORKER", "Nursery", "Spawner", "Starter", "starter"]
+__all__ = ["WORKER", "Nursery", "Spawner", "Starter", "UnlikeProtocol", "starter"]
 
 # The command of the real workers; what says how to reach us is appended.
 WORKER: tuple[str, ...] = (sys.executable, "-m", "vanbench.worker")
@@ -39,12 +39,26 @@ _ENVIRONMENT = {
 }
 
 
+class UnlikeProtocol(WorkerError):  # noqa: N818 -- a fact of the other sources, not an error of ours
+    """A worker of other sources, whose messages are of another shape."""
+
+    def __init__(self, protocol: int, command: Sequence[str]) -> None:
+        theirs = f"protocol {protocol}" if protocol else "an older protocol"
+        super().__init__(
+            f"the worker {command[0]} speaks {theirs}, this vanbench {PROTOCOL}: measure both arms with sources whose "
+            "record/task.py agrees"
+        )
+
+
 class Starter(Protocol):
     """What starts children and knows how they ended. A context manager: leaving it ends every child."""
 
     def __enter__(self) -> Starter: ...
 
     def __exit__(self, *_: object) -> None: ...
+
+    def begin(self) -> None:
+        """Start what takes long and do not wait for it; entering does both."""
 
     def close(self) -> None:
         """End everything that was started."""
@@ -70,8 +84,10 @@ class Nursery:
         self._ended: dict[int, int] = {}
         self._started = 0
         self._children: list[Child] = []
+        self._process: subprocess.Popen[bytes] | None = None
 
-    def __enter__(self) -> Nursery:
+    def begin(self) -> None:
+        """Start importing, and do not wait for it; entering does both."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._log = self._scratch / f"nursery-{time.monotonic_ns()}.log"
         with theirs, open(self._log, "wb") as log:
@@ -82,12 +98,23 @@ class Nursery:
                 ours.close()
                 raise
         self._control = ours
+
+    def __enter__(self) -> Nursery:
+        if self._process is None:
+            self.begin()
         try:
-            self._own = self._read(time.monotonic() + _START_TIMEOUT_S, lambda message: isinstance(message, Forked))
+            self._read(time.monotonic() + _START_TIMEOUT_S, self._is_the_greeting)
         except BaseException:
             self.close()
             raise
         return self
+
+    def _is_the_greeting(self, message: Forked | Dead) -> bool:
+        if not isinstance(message, Forked):
+            return False
+        if message.protocol != PROTOCOL:
+            raise UnlikeProtocol(message.protocol, self._command)
+        return True
 
     def __exit__(self, *_: object) -> None:
         self.close()
@@ -96,6 +123,8 @@ class Nursery:
         """Kill the nursery and every child of it, and wait for the nursery's end."""
         for child in self._children:
             child.kill()
+        if self._process is None:
+            return
         with contextlib.suppress(ProcessLookupError):
             self._process.kill()  # what is left of its children dies with it, by PR_SET_PDEATHSIG
         self._process.wait()
@@ -157,6 +186,9 @@ class Spawner:
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
         self._children: list[Child] = []
 
+    def begin(self) -> None:
+        """Nothing is started before a child is asked for."""
+
     def __enter__(self) -> Spawner:
         return self
 
@@ -197,7 +229,11 @@ class Spawner:
                 connection, _ = listener.accept()
                 connection.settimeout(5.0)
                 with contextlib.suppress(OSError):
-                    if connection.recv(len(token), socket.MSG_WAITALL) == token.encode():
+                    words = connection.recv(len(token) + 4, socket.MSG_WAITALL).decode(errors="replace")
+                    if words[: len(token)] == token:
+                        if words[len(token) :] != f"{PROTOCOL:04d}":
+                            process.kill()
+                            raise UnlikeProtocol(int(words[len(token) :] or 0), self._command)
                         connection.settimeout(None)
                         return connection
                 connection.close()

@@ -19,6 +19,7 @@ __all__ = [
     "Folder",
     "Lone",
     "Profiles",
+    "claim_folder",
     "make_folder",
     "read_environment",
     "read_folder",
@@ -59,8 +60,8 @@ class Folder(NamedTuple):
     lone: Lone | None
 
 
-def make_folder(path: Path, environment: Environment, book: Book) -> None:
-    """A new folder with the environment and the ceilings; refused where something stands already."""
+def claim_folder(path: Path) -> None:
+    """A new folder; refused where something stands already."""
     try:
         path.mkdir(parents=True, exist_ok=True)
     except FileExistsError:
@@ -69,6 +70,11 @@ def make_folder(path: Path, environment: Environment, book: Book) -> None:
         raise storage_error(error, path) from None
     if any(not name.startswith(".") for name in os.listdir(path)):
         raise UserError(f"{path} is not empty: give another --out")
+
+
+def make_folder(path: Path, environment: Environment, book: Book) -> None:
+    """A new folder with the environment and the ceilings; refused where something stands already."""
+    claim_folder(path)
     replace_file(path / "environment.json", pretty(environment))
     if book.entries:
         save_book(path, book)

@@ -6,7 +6,7 @@ import msgspec
 
 from vanbench.record.ops import Work
 
-__all__ = ["Disturbance", "Facts", "Round", "Sample"]
+__all__ = ["Answer", "Disturbance", "Facts", "Round", "Sample"]
 
 
 class Sample(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,6 +48,18 @@ class Disturbance(msgspec.Struct, kw_only=True):
     gpu_power_w: float | None = None
     gpu_throttle_reasons: tuple[str, ...] = ()
     gpu_foreign_processes: int | None = None
+
+
+class Answer(msgspec.Struct, frozen=True, kw_only=True):
+    """What a cell computes, in numbers that another arm's can be compared with.
+
+    quantity: "logits", a row an image; or "loss and gradients", the loss and the norm of all gradients, a row each.
+    tolerances: of each row's relative L2 distance.
+    """
+
+    quantity: str
+    rows: list[list[float]]
+    tolerances: list[float]
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):

@@ -8,6 +8,7 @@ import msgspec
 
 from vanbench.record.ceilings import Ceilings
 from vanbench.record.environment import Environment
+from vanbench.record.measurement import Answer as StepAnswer
 from vanbench.record.measurement import Disturbance, Facts, Sample
 from vanbench.record.profile import Case, CaseVisit, Profile, Shape
 from vanbench.spec.cell import Cell
@@ -46,7 +47,7 @@ __all__ = [
 ]
 
 # Raised whenever a message changes shape, so that an arm with other sources is refused by name, not misread.
-PROTOCOL = 2
+PROTOCOL = 3
 
 
 class Names(msgspec.Struct, frozen=True, kw_only=True, tag="names"):
@@ -65,18 +66,23 @@ class Probe(msgspec.Struct, frozen=True, kw_only=True, tag="probe"):
 
 
 class Vet(msgspec.Struct, frozen=True, kw_only=True, tag="vet"):
-    """Find what must be known of a cell before it is timed, and leave it where the run's other workers find it."""
+    """Find what must be known of a cell before it is timed, and leave it where the run's other workers find it.
+
+    under: also tell which packages were loaded from below this folder.
+    """
 
     cell: Cell
     device: str
     seed: int
+    under: str | None = None
 
 
 class Measure(msgspec.Struct, frozen=True, kw_only=True, tag="measure"):
     """Build the cell, check its answer, warm up, then take samples when asked.
 
     The cell has been vetted in this run. first: the compile cache is cold. energy: also measure it. seed: of weights
-    and inputs, the same for all cells of a run.
+    and inputs, the same for all cells of a run. answer: tell the answer too. slowdown: share of each sample's own time
+    that is waited in addition, and counted: a known truth to test a harness with.
     """
 
     cell: Cell
@@ -85,6 +91,8 @@ class Measure(msgspec.Struct, frozen=True, kw_only=True, tag="measure"):
     seed: int
     first: bool = True
     energy: bool = False
+    answer: bool = False
+    slowdown: float = 0.0
 
 
 class FindCeilings(msgspec.Struct, frozen=True, kw_only=True, tag="ceilings"):
@@ -157,10 +165,13 @@ class Ready(msgspec.Struct, frozen=True, kw_only=True, tag="ready"):
     compile_cold: bool = False
     graph_breaks: int = 0
     enqueue_share: float | None = None
+    answer: StepAnswer | None = None
 
 
 class Vetted(msgspec.Struct, frozen=True, kw_only=True, tag="vetted"):
-    """Answer to `Vet`: what was found lies in the scratch folder."""
+    """Answer to `Vet`: what was found lies in the scratch folder. loaded: packages from below `Vet.under`."""
+
+    loaded: tuple[str, ...] = ()
 
 
 class Taken(msgspec.Struct, frozen=True, kw_only=True, tag="sample"):
@@ -236,9 +247,13 @@ Answer = Said | Ready | Vetted | Taken | Closed | Declined | Probed | Named | Fo
 
 
 class Forked(msgspec.Struct, frozen=True, kw_only=True, tag="forked"):
-    """From a nursery: the process id of the child just started."""
+    """From a nursery: the process id of the child just started; at first its own.
+
+    protocol: of its sources; one of other sources may be too old to say.
+    """
 
     pid: int
+    protocol: int = 0
 
 
 class Dead(msgspec.Struct, frozen=True, kw_only=True, tag="dead"):

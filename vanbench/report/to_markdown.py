@@ -17,6 +17,7 @@ from vanbench.units import duration, memory, percent, quantity, seconds, signifi
 __all__ = [
     "Heading",
     "bound_of",
+    "code",
     "escaped",
     "figure_of",
     "flag_counts",
@@ -152,7 +153,7 @@ def markdown(rows: Sequence[Row], heading: Heading, plots: Sequence[tuple[str, s
     for status, title in (("failed", "Failed"), ("skipped", "Not measured")):
         mine = [row for row in rows if row["status"] == status]
         if mine:
-            lines = [(names[id(row)], str(row["reason"] or ""), _code(row["rerun"])) for row in mine]
+            lines = [(names[id(row)], str(row["reason"] or ""), code(row["rerun"])) for row in mine]
             head = ["cell", "reason", "run it alone with"]
             width = 3 if status == "failed" else 2
             parts += [f"## {title}", markdown_table(head[:width], [line[:width] for line in lines], raw=(2,))]
@@ -207,7 +208,7 @@ def escaped(text: str) -> str:
     return re.sub(r"([\\`*_{}\[\]<>|#~$&])", r"\\\1", " ".join(text.split()))
 
 
-def _code(value: object) -> str:
+def code(value: object) -> str:
     """A command in backticks that survives a table: GitHub reads `\\|` as a bar there, even within code."""
     text = " ".join(str(value or "").split())
     if not text:

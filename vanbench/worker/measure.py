@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import os
 import statistics
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import msgspec
 import torch
 from torch import Tensor, nn
 
-from vanbench.record.measurement import Facts
+from vanbench.record.measurement import Answer, Facts
 from vanbench.record.task import Ask, Closed, Declined, Measure, Ready, Said, Taken
 from vanbench.spec.cell import Cell
 from vanbench.worker import precision
@@ -24,7 +26,7 @@ from vanbench.worker.memory import PeakMemory, free_bytes, raise_the_threshold, 
 from vanbench.worker.sample import Sampler, finite
 from vanbench.worker.vet import Vetting, step_cost_of, vetting_of
 
-__all__ = ["prepared", "right_answer", "serve"]
+__all__ = ["Checked", "prepared", "right_answer", "serve"]
 
 # The counter moves about ten times a second (facts: NVML), so a window of 5 s is known to 2 %.
 ENERGY_WINDOW_S = 5.0
@@ -53,15 +55,22 @@ def prepared(cell: Cell, device: torch.device, seed: int, channel: Channel) -> t
     return build(cell, reference, device, seed), reference
 
 
-def right_answer(built: Built, reference: nn.Module, seed: int, channel: Channel) -> Check | None:
+class Checked(NamedTuple):
+    """An answer that passed, and how far off it was."""
+
+    check: Check
+    answer: Answer
+
+
+def right_answer(built: Built, reference: nn.Module, seed: int, channel: Channel) -> Checked | None:
     """What the check against the fp32 reference found; None once the channel was told that the answer is wrong."""
     channel.send(Said(phase="checking"))
     checked = _check(built, reference, seed, vetting_of(built.cell))
-    if checked.passed:
+    if checked.check.passed:
         return checked
+    quantity, error, tolerance = checked.check
     message = (
-        f"{checked.quantity} differs from the fp32 reference by {checked.error:.3g} "
-        f"(relative L2, at most {checked.tolerance:.3g} allowed)"
+        f"{quantity} differs from the fp32 reference by {error:.3g} (relative L2, at most {tolerance:.3g} allowed)"
     )
     channel.send(Declined(kind="wrong_answer", message=message))
     return None
@@ -73,7 +82,7 @@ def _serve(task: Measure, channel: Channel) -> None:
     if ready is None:
         return
     built, reference = ready
-    sampler = Sampler(built, task.sampling)
+    sampler = Sampler(built, task.sampling, task.slowdown)
     first_call = None
     if cell.compile != "off":
         channel.send(Said(phase="compiling"))
@@ -84,7 +93,7 @@ def _serve(task: Measure, channel: Channel) -> None:
     checked = right_answer(built, reference, task.seed, channel)
     if checked is None:
         return
-    facts = _facts(task, reference, device, checked, vetting_of(cell))
+    facts = _facts(task, reference, device, checked.check, vetting_of(cell))
     del ready
     del reference
     breaks = _compiled().graph_breaks
@@ -111,6 +120,7 @@ def _serve(task: Measure, channel: Channel) -> None:
             compile_cold=task.first,
             graph_breaks=breaks,
             enqueue_share=sampler.enqueue_share,
+            answer=checked.answer if task.answer else None,
         )
     )
     watch = Watch(nvml_for(device))
@@ -141,20 +151,34 @@ def _serve(task: Measure, channel: Channel) -> None:
     )
 
 
-def _check(built: Built, reference: nn.Module, seed: int, known: Vetting) -> Check:
+def _check(built: Built, reference: nn.Module, seed: int, known: Vetting) -> Checked:
     """Compare two images' answers with the fp32 reference, before anything is timed."""
     cell = built.cell
     images = check_images(cell, built.device, seed)
     word = cell.precision
     if cell.task == "infer":
         got = _answers(built, images)
-        result = check_inference(reference, images, got, None, known.tolerances["logits"], precision=word)
+        tolerance = known.tolerances["logits"]
+        check = check_inference(reference, images, got, None, tolerance, precision=word)
+        answer = Answer(quantity="logits", rows=got.float().tolist(), tolerances=[tolerance] * len(got))
     else:
         labels = check_labels(images)
         loss, gradients = built.gradients(images, labels)
-        result = check_training(reference, images, labels, loss, gradients, None, known.tolerances, precision=word)
+        check = check_training(reference, images, labels, loss, gradients, None, known.tolerances, precision=word)
+        answer = _training_answer(loss, gradients, known.tolerances)
     precision.set_matmul_precision(word)
-    return result
+    return Checked(check, answer)
+
+
+def _training_answer(loss: Tensor, gradients: Mapping[str, Tensor], tolerances: Mapping[str, float]) -> Answer:
+    """The loss and the norm over all gradients. That each gradient is right, the check against the reference says."""
+    norm = math.sqrt(sum(float(grad.double().square().sum()) for grad in gradients.values()))
+    of_gradients = [tolerance for quantity, tolerance in tolerances.items() if quantity != "loss"]
+    return Answer(
+        quantity="loss and gradients",
+        rows=[[float(loss)], [norm]],
+        tolerances=[tolerances["loss"], statistics.median(of_gradients) if of_gradients else tolerances["loss"]],
+    )
 
 
 def _answers(built: Built, images: Tensor) -> Tensor:

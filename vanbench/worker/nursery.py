@@ -18,7 +18,7 @@ import traceback
 from collections.abc import Callable
 from typing import NoReturn
 
-from vanbench.record.task import Dead, Forked, encode
+from vanbench.record.task import PROTOCOL, Dead, Forked, encode
 from vanbench.worker.channel import Channel
 
 __all__ = ["connect", "die_with", "main", "run"]
@@ -51,7 +51,7 @@ def run(control: socket.socket, parent: int, warm: Callable[[], None], serve: Ca
     signal.signal(signal.SIGCHLD, lambda *_: None)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     warm()
-    control.send(encode(Forked(pid=os.getpid())))
+    control.send(encode(Forked(pid=os.getpid(), protocol=PROTOCOL)))
     while True:
         readable, _, _ = select.select([control.fileno(), woken], [], [])
         if woken in readable:
@@ -70,13 +70,13 @@ def run(control: socket.socket, parent: int, warm: Callable[[], None], serve: Ca
                 _be_a_child(own, message, descriptors, serve)
             for descriptor in descriptors:
                 os.close(descriptor)
-            control.send(encode(Forked(pid=pid)))
+            control.send(encode(Forked(pid=pid, protocol=PROTOCOL)))
 
 
 def connect(port: int, warm: Callable[[], None], serve: Callable[[bytes, Channel], None]) -> None:
     """Serve one task as a process of its own, where nothing can be forked: connect back, prove who we are, read it."""
     connection = socket.create_connection(("127.0.0.1", port))
-    connection.sendall(os.environ["VANBENCH_TOKEN"].encode())
+    connection.sendall(f"{os.environ['VANBENCH_TOKEN']}{PROTOCOL:04d}".encode())
     channel = Channel(connection)
     warm()
     task = channel.receive()

@@ -23,11 +23,12 @@ def _nothing() -> None:
 
 
 class Sampler:
-    """Runs a cell's steps. `steps` per sample follows from the warm-up."""
+    """Runs a cell's steps. `steps` per sample follows from the warm-up. slowdown: see `Measure`."""
 
-    def __init__(self, built: Built, sampling: Sampling) -> None:
+    def __init__(self, built: Built, sampling: Sampling, slowdown: float = 0.0) -> None:
         self._built = built
         self._sampling = sampling
+        self._slowdown = slowdown
         self._clock = clock_for(built.device)
         self._marks_a_step = 3 if built.cell.task == "train" else 1
         self.steps = 1
@@ -103,6 +104,11 @@ class Sampler:
                     mark()
                 clock.synchronize()
                 end = perf_counter()
+                if self._slowdown:
+                    # Waited busily, as a slower model would: asleep, the core would clock down and caches would cool.
+                    until = end + self._slowdown * (end - start)
+                    while (end := perf_counter()) < until:
+                        pass
         finally:
             if collecting:
                 gc.enable()

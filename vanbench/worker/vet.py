@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import platform
+import sys
 from pathlib import Path
 
 import msgspec
@@ -110,7 +111,25 @@ def _serve(task: Vet, channel: Channel) -> None:
             torch.cuda.set_device(device)
         channel.send(Said(phase="counting"))
         step.write_bytes(msgspec.json.encode(_step_cost(cell, device)))
-    channel.send(Vetted())
+    channel.send(Vetted(loaded=_loaded_from(task.under) if task.under is not None else ()))
+
+
+def _loaded_from(folder: str) -> tuple[str, ...]:
+    """The packages of this process that lie below a folder."""
+    root = Path(folder).resolve()
+    return tuple(
+        sorted(
+            {
+                name.partition(".")[0]
+                for name, module in list(sys.modules.items())
+                if name != "__main__" and (file := getattr(module, "__file__", None)) and _below(Path(file), root)
+            }
+        )
+    )
+
+
+def _below(file: Path, root: Path) -> bool:
+    return file.resolve().is_relative_to(root)
 
 
 def _step_cost(cell: Cell, device: torch.device) -> StepCost:

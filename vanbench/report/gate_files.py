@@ -1,0 +1,22 @@
+"""What a gate leaves behind beside its record: the page and its plot."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from vanbench.analysis.gate_outcome import Outcome
+from vanbench.record.files import replace_file
+from vanbench.record.gate import GateRecord
+from vanbench.report.drawing import save
+from vanbench.report.gate_plot import draw_gate
+from vanbench.report.gate_text import gate_page
+
+__all__ = ["write_gate"]
+
+
+def write_gate(folder: Path, record: GateRecord, found: Outcome) -> list[Path]:
+    """report.md and plots/ of a gate's folder; the paths written."""
+    paths, figures = save([draw_gate(record, found)], folder / "plots")
+    page = folder / "report.md"
+    replace_file(page, gate_page(record, found, [each.name for each in figures if not each.reason]).encode())
+    return [page, *paths]
