@@ -58,7 +58,7 @@ def gate(
     min_effect: Annotated[
         float, typer.Option(help="A slowdown of a smaller share is never REGRESSED.", rich_help_panel=_HOW)
     ] = 0.02,
-    turns: Annotated[float, typer.Option(help="Seconds of turns in a block.", rich_help_panel=_HOW)] = 5.0,
+    turns: Annotated[float, typer.Option(help="Seconds of turns in a block.", rich_help_panel=_HOW)] = 4.0,
     budget: Annotated[
         float,
         typer.Option(help="Seconds for everything; a block that would pass it is not begun.", rich_help_panel=_HOW),

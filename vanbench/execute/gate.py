@@ -38,9 +38,9 @@ from vanbench.spec.sweep import DEFAULT_SAMPLING
 
 __all__ = ["TURNS_S", "Ended", "Event", "Opened", "Played", "gate"]
 
-# Turns of a block, seconds: on the noisy two-core machine 5 s give a block's log-ratio a spread of about 1 %
-# (docs/measurement.md), and a block of one small model then takes about 11 s.
-TURNS_S = 5.0
+# Turns of a block, seconds: of a small model about as long as it takes to start its three processes, after which longer
+# turns gain less than more blocks do (docs/measurement.md).
+TURNS_S = 4.0
 
 
 class Opened(NamedTuple):

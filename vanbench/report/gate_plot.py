@@ -58,9 +58,12 @@ def draw_gate(record: GateRecord, found: Outcome) -> Drawn:
 
 
 def _panel(axis: Axes, record: GateRecord, pair: PairRecord, line: PairOutcome) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     colour = _COLOURS.get(line.verdict, GREY)
     passes = [[observe(block) for block in blocks] for blocks in pair.passes]
     values: list[float] = []
+    dots: list[tuple[int, Observed, int]] = []
     place = 0
     for number, observed in enumerate(passes):
         start = place + 1
@@ -68,8 +71,9 @@ def _panel(axis: Axes, record: GateRecord, pair: PairRecord, line: PairOutcome) 
             place += 1
             if each.broken:
                 continue
-            values += [_percent(each.change), _percent(each.twin)]
-            _dot(axis, place, each, colour, number)
+            # A block that is left out must not make the others too small to see; it is drawn at the edge.
+            values += [] if each.void else [_percent(each.change), _percent(each.twin)]
+            dots.append((place, each, number))
         judged = (line.first, line.second)[number] if number < 2 else None
         if judged is not None and judged.mean is not None:
             _bar(axis, start, judged, colour)
@@ -80,17 +84,21 @@ def _panel(axis: Axes, record: GateRecord, pair: PairRecord, line: PairOutcome) 
             axis.axhline(_percent(sign * log), color=GREY, linewidth=0.6, linestyle=style)
     axis.axhline(0, color=FAINT, linewidth=0.8, zorder=0)
     reach = max([abs(value) for value in values] + [_percent(limits[1])]) * 1.15
+    for spot, each, number in dots:
+        _dot(axis, spot, each, colour, number, 0.97 * reach)
     axis.set_ylim(-reach, reach)
     axis.set_xlim(0, max(place, 9))
     axis.set_title(f"{one_line(line.slug, 44)}\n{line.verdict}", color=colour, loc="left")
+    axis.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axis.set_xlabel("block")
     axis.set_ylabel("change, %")
 
 
-def _dot(axis: Axes, place: int, seen: Observed, colour: str, number: int) -> None:
+def _dot(axis: Axes, place: int, seen: Observed, colour: str, number: int, reach: float) -> None:
     marker = "x" if seen.void else ("o", "D")[number % 2]
-    axis.plot(place, _percent(seen.twin), "o", color="#B9B9B9", markersize=2.5, zorder=1)
-    axis.plot(place, _percent(seen.change), marker, color=colour, markersize=4, zorder=3)
+    change, twin = (max(-reach, min(reach, _percent(log))) for log in (seen.change, seen.twin))
+    axis.plot(place, twin, "o", color="#B9B9B9", markersize=2.5, zorder=1)
+    axis.plot(place, change, marker, color=colour, markersize=4, zorder=3)
 
 
 def _bar(axis: Axes, start: int, judged: Judgement, colour: str) -> None:

@@ -19,16 +19,16 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     many may be left out for disturbance. family_alpha: the most for all cells together; with many cells alpha shrinks.
     """
 
-    alpha: float = 0.005
+    alpha: float = 0.001
     looks: tuple[int, ...] = (8, 12, 16, 24)
     min_effect: float = 0.02
     tolerance: float = 0.05
-    confidence: float = 0.95
+    confidence: float = 0.98
     power: float = 0.8
     twin_limit: float = 0.02
     twin_alpha: float = 0.01
     void_share: float = 0.25
-    family_alpha: float = 0.04
+    family_alpha: float = 0.01
 
     @property
     def least(self) -> float:
