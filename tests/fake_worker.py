@@ -1,7 +1,8 @@
 """A worker without torch, as a real little program: `python fake_worker.py FD PARENT`.
 
 Its nursery is the real one; only what a child does is scripted, by the model's name: `fake:<act>` acts while it
-starts, `fake:<act>-later` at its second sample, `fake:<number>` is a model of so many images a second.
+starts, `fake:<act>-later` at its second sample, `fake:<number>` is a model of so many images a second. What follows
+a `~` is a fact of it: `fake:100~params=2000~answer=1.5`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import msgspec
 
 from vanbench.record.ceilings import Ceiling, Ceilings, Stream
 from vanbench.record.environment import Environment, Hardware, Rest, Software
-from vanbench.record.measurement import Disturbance, Facts, Sample
+from vanbench.record.measurement import Answer, Disturbance, Facts, Sample
 from vanbench.record.ops import Work
 from vanbench.record.task import (
     Ask,
@@ -147,14 +148,17 @@ def serve(message: bytes, channel: Channel) -> None:
         channel.send(Probed(environment=environment(task.device)))
         return
     if isinstance(task, Names):
-        problems = {m: f"unknown model {m!r}" for m in task.models if not m.startswith("fake:")}
+        lacking = os.environ.get("FAKE_LACKS", "nothing")
+        problems = {m: f"unknown model {m!r}" for m in task.models if not m.startswith("fake:") or m == lacking}
         channel.send(Named(problems=problems, rows=[(m, 1, 1) for m in task.models]))
         return
     if isinstance(task, Vet):
         act(task.cell.model.removeprefix("fake:vet_"), channel)
-        channel.send(Vetted())
+        channel.send(Vetted(loaded=("mine",) if task.under and not os.environ.get("FAKE_STRANGER") else ()))
         return
-    word, _, when = task.cell.model.removeprefix("fake:").partition("-")
+    name, *said = task.cell.model.removeprefix("fake:").split("~")
+    facts = dict(each.split("=") for each in said)
+    word, _, when = name.partition("-")
     channel.send(Said(phase="building"))
     alone_marker = os.path.join(os.environ["VANBENCH_CACHE"], f"oom-{task.cell.key}")
     if word == "oom_company":
@@ -172,28 +176,39 @@ def serve(message: bytes, channel: Channel) -> None:
     channel.send(
         Ready(
             facts=Facts(
-                device="cpu", device_name="", threads=2, params=1000, macs=2000, check_quantity="logits",
-                check_error=0.0, check_tolerance=1e-4,
-                works=(Work(bytes=1 << 20, dtype="fp32", vector_flops=1000, count=2),),
+                device="cpu", device_name="", threads=2, params=int(facts.get("params", "1000")),
+                macs=int(facts.get("macs", "2000")), check_quantity="logits", check_error=0.0, check_tolerance=1e-4,
+                works=(Work(bytes=int(facts.get("bytes", str(1 << 20))), dtype="fp32", vector_flops=1000, count=2),),
                 fused=(Work(bytes=1 << 20, dtype="fp32", vector_flops=2000),),
             ),
             warmup_sample_s=[0.02, 0.01, 0.01],
             steps=2,
             held_bytes=int(os.environ.get("FAKE_HELD", "1000")),
             free_bytes=int(os.environ.get("FAKE_FREE", str(1 << 34))),
+            graph_breaks=int(facts.get("breaks", "0")),
+            answer=Answer(quantity="logits", rows=[[1.0, float(facts.get("answer", "2"))]], tolerances=[1e-3])
+            if task.answer
+            else None,
         )
     )  # fmt: skip
     taken = 0
     while (line := channel.receive()) is not None:
         if msgspec.json.decode(line, type=Ask).ask == "close":
-            channel.send(Closed(disturbance=Disturbance(window_s=1.0, steps=2 * taken), peak_bytes=1 << 20))
+            switches = int(os.environ.get("FAKE_SWITCHES", "0"))
+            seen = Disturbance(window_s=1.0, steps=2 * taken, involuntary_switches=switches)
+            channel.send(Closed(disturbance=seen, peak_bytes=1 << 20))
             return
         taken += 1
         if when and taken == 2:
             act(word, channel)
             return
         images = 2 * task.cell.batch_size
-        seconds = images / speed * noise.lognormvariate(0.0, float(os.environ.get("FAKE_NOISE", "0.001")))
+        seconds = (
+            images
+            / speed
+            * (1 + task.slowdown)
+            * noise.lognormvariate(0.0, float(os.environ.get("FAKE_NOISE", "0.001")))
+        )
         time.sleep(float(os.environ.get("FAKE_SLEEP", "0.002")))
         channel.send(
             Taken(sample=Sample(start_s=time.perf_counter(), seconds=seconds, images=images, step_s=[seconds / 2] * 2))

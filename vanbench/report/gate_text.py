@@ -100,7 +100,8 @@ def gate_markdown(record: GateRecord, found: Outcome, most_bytes: int = SUMMARY_
     table, bad = (
         markdown_table(_HEADINGS, [_marked(*each) for each in some], "lrrrllr", (0, 4)) for some in (lines, short)
     )
-    left_out = f"{len(lines) - len(short)} cells that passed are left out: the page would be too long."
+    passed = sum(pair is not None for pair, _ in lines) - sum(pair is not None for pair, _ in short)
+    left_out = f"{passed} cells that passed are left out: the page would be too long."
     for parts in (
         [*top, table, _arms(record), _details(record, found)],
         [*top, table, _arms(record)],
