@@ -124,8 +124,9 @@ def turns(noise: Noise, draw: np.random.Generator, trials: int, slowdown: float,
             effect[:, place] = noise.block_correlation * effect[:, place - 1] + keep * effect[:, place]
     else:
         effect = processes(noise, draw, shape[:3])
-    seats = np.broadcast_to(np.arange(3), shape[:3]).copy()
-    places = np.broadcast_to(np.arange(3)[:, None], shape).copy()
+    fixed = np.array([0, 2, 1])  # base, twin, then the head: the order in which one would write it down
+    seats = np.broadcast_to(fixed, shape[:3]).copy()
+    places = np.broadcast_to(fixed[:, None], shape).copy()
     if design.shuffled:
         # As the gate does it: a random order of start, mirrored in the next block; of turns, mirrored in the next lap.
         seats = draw.permuted(seats, axis=2)

@@ -18,7 +18,7 @@ class Verdict(str, Enum):
 
     REGRESSED = "REGRESSED"
     IMPROVED = "IMPROVED"
-    PASS = "PASS"  # noqa: S105 -- a verdict
+    PASS = "PASS"
     INCONCLUSIVE = "INCONCLUSIVE"
     LEARNING = "LEARNING"
     INVALID = "INVALID"
