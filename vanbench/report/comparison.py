@@ -1,0 +1,382 @@
+"""Two stored tables side by side: which rows belong together, their ratios, and what can be said of each. Advisory:
+what was not measured in turns moves with the machine.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from vanbench.analysis.ratio import Estimate
+from vanbench.errors import UserError
+from vanbench.record.measurement import Round
+from vanbench.report.columns import Column, Value
+from vanbench.report.export_source import Entry, Stored
+from vanbench.report.table import Row
+from vanbench.report.to_markdown import escaped, figure_of, markdown_table
+from vanbench.stats import stdev
+from vanbench.units import with_spread
+
+__all__ = [
+    "ADVISORY",
+    "COMPARISON_COLUMNS",
+    "Pair",
+    "cells_of",
+    "comparison_markdown",
+    "pairs_of",
+    "shared_differences",
+    "side_of",
+    "summary",
+    "table_of",
+    "unpaired",
+]
+
+ADVISORY = (
+    "Advisory: these runs were not measured side by side, and a machine's speed wanders from run to run by more than "
+    "the rounds of one run can tell. On a two-core virtual machine the images/s of one cell spread by 6 to 10 % over "
+    "ten runs in a row, its ratio to a cell beside it by 3 to 5 % (docs/measurement.md). For a verdict let both take "
+    "turns: vanbench gate --base ARM --head ARM."
+)
+
+# What makes two rows the same cell where a key is missing; device and threads are what the machine came to.
+_CELL = ("model", "task", "batch_size", "image_size", "precision", "memory_format", "compile", "form", "depthwise")
+_STACK = ("device_name", "device", "threads", "torch_version", "vanbench_version")
+_SIDES = ("base", "head")
+_AMBIGUOUS = "several rows of a table could be meant"
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A row of the comparison: one cell in both tables, or in one alone (the other is None). why: why it is alone."""
+
+    base: Entry | None
+    head: Entry | None
+    why: str = ""
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        entry = self.base or self.head
+        assert entry is not None
+        return entry.name
+
+    @property
+    def rows(self) -> tuple[Row | None, Row | None]:
+        """Of base and of head."""
+        return (self.base.row if self.base else None, self.head.row if self.head else None)
+
+    @cached_property
+    def ratio(self) -> Estimate | None:
+        """Images/s of head over base's; None unless both were measured.
+
+        The interval is Welch's, on logarithms of the rates of rounds, where both have two rounds or more at hand; else
+        the logarithmic half-widths of both intervals in quadrature; None where a side has neither.
+        """
+        rates = [_number(row, "images_per_s") if _measured(row) else None for row in self.rows]
+        if rates[0] is None or rates[1] is None:
+            return None
+        value = rates[1] / rates[0]
+        half = self._half_width[0]
+        if half is None:
+            return Estimate(value)
+        half = min(half, 300.0)  # what exp can hold; such an interval says "anything"
+        return Estimate(value, value * math.exp(-half), value * math.exp(half))
+
+    @property
+    def interval_from(self) -> str:
+        """What the interval is made of: rounds, intervals, or empty."""
+        return self._half_width[1] if self.ratio is not None else ""
+
+    @cached_property
+    def _half_width(self) -> tuple[float | None, str]:
+        """Half of the interval of the log-ratio, and what it is made of."""
+        base, head = (
+            _log_rates(entry.record.rounds) if entry and entry.record else [] for entry in (self.base, self.head)
+        )
+        if len(base) > 1 and len(head) > 1:
+            return welch_half_width(base, head), "rounds"
+        halves = [_log_half_width(row) for row in self.rows]
+        if halves[0] is None or halves[1] is None:
+            return None, ""
+        return math.hypot(halves[0], halves[1]), "intervals"
+
+    @property
+    def same_machine(self) -> bool:
+        """Whether both name one machine. One that names none may be any."""
+        keys = [row["machine_key"] if row else None for row in self.rows]
+        return keys[0] is not None and keys[0] == keys[1]
+
+    @property
+    def finding(self) -> str:
+        """What can be said, in a few words; a winner only on one machine, where the interval excludes 1."""
+        if self.base is None or self.head is None:
+            return f"only in {'base' if self.base else 'head'}"
+        missing = [
+            f"{side} {row['status'] if row['status'] != 'measured' else 'has no figure'}"
+            for side, row in zip(_SIDES, self.rows, strict=True)
+            if row and not _measured(row)
+        ]
+        if missing or self.ratio is None:
+            return ", ".join(missing)
+        if not self.same_machine:
+            return "another machine"
+        if self.ratio.low is None or self.ratio.high is None:
+            return "no interval"
+        if self.ratio.low > 1:
+            return "head faster"
+        return "base faster" if self.ratio.high < 1 else "no difference shown"
+
+    @property
+    def differences(self) -> list[str]:
+        """In what of machine and software the two differ, as far as both tell, e.g. `torch_version 2.9.1 -> 2.15.0`."""
+        base, head = self.rows
+        if base is None or head is None or self.ratio is None:
+            return []  # of what was not measured, device and threads are as asked
+        told = [(name, *(_kind(name, row[name]) for row in (base, head))) for name in _STACK]
+        return [f"{name} {was} -> {now}" for name, was, now in told if None not in (was, now) and was != now]
+
+
+def welch_half_width(base: Sequence[float], head: Sequence[float], level: float = 0.95) -> float:
+    """Half of Welch's interval of a difference of means: unequal variances, Satterthwaite's degrees of freedom.
+
+    Both need two values at least; 0 where neither varies.
+    """
+    from scipy.special import stdtrit
+
+    parts = [(stdev(values) ** 2 / len(values), len(values) - 1) for values in (base, head)]
+    whole = sum(part for part, _ in parts)
+    if whole == 0:
+        return 0.0
+    # As shares of the whole, since squares of tiny variances vanish.
+    degrees = 1 / sum((part / whole) ** 2 / count for part, count in parts)
+    return float(stdtrit(degrees, 0.5 + level / 2)) * math.sqrt(whole)
+
+
+def _log_rates(rounds: Sequence[Round]) -> list[float]:
+    return [math.log(each.images / each.seconds) for each in rounds if each.seconds > 0]
+
+
+def _log_half_width(row: Row | None) -> float | None:
+    low, high = (_number(row, f"images_per_s_{end}") for end in ("low", "high"))
+    return math.log(high / low) / 2 if low and high and high >= low else None
+
+
+def _measured(row: Row | None) -> bool:
+    return row is not None and row["status"] == "measured" and bool(_number(row, "images_per_s"))
+
+
+def _number(row: Row | None, column: str) -> float | None:
+    """A figure above 0 and finite; None where there is none, so that no broken cell makes a ratio."""
+    value = row[column] if row is not None else None
+    return float(value) if isinstance(value, (int, float)) and 0 < value < math.inf else None
+
+
+def _kind(name: str, value: Value) -> Value:
+    """As it is compared: cuda and cuda:0 are one kind of device."""
+    return value.partition(":")[0] if name == "device" and isinstance(value, str) else value
+
+
+# --- which rows belong together -------------------------------------------------------------------------------------
+
+
+def pairs_of(base: Stored, head: Stored) -> list[Pair]:
+    """Every row of both, in base's order, then what head alone has.
+
+    Rows are paired by the cell's key, the remaining ones by what makes a cell; where a side has several that could be
+    meant, none is paired. Raises UserError if nothing pairs, with the columns that have no value in common.
+    """
+    partners: dict[int, Entry] = {}
+    ambiguous: set[int] = set()
+    for identity in (_by_key, _by_cell):
+        mine, others = (_by_mark(side.entries, identity, partners) for side in (base, head))
+        for mark, here in mine.items():
+            there = others.get(mark, [])
+            if len(here) == len(there) == 1:
+                partners[id(here[0])], partners[id(there[0])] = there[0], here[0]
+            elif there:
+                ambiguous |= {id(each) for each in here + there}
+    if not partners:
+        raise UserError(_nothing_in_common(base, head, bool(ambiguous)))
+    found = [
+        Pair(each, partners.get(id(each)), _AMBIGUOUS if id(each) in ambiguous and id(each) not in partners else "")
+        for each in base.entries
+    ]
+    alone = [each for each in head.entries if id(each) not in partners]
+    return found + [Pair(None, each, _AMBIGUOUS if id(each) in ambiguous else "") for each in alone]
+
+
+def _by_mark(
+    entries: Sequence[Entry], identity: Callable[[Entry], Hashable], taken: Mapping[int, Entry]
+) -> dict[Hashable, list[Entry]]:
+    """The entries that have no partner yet, by what identifies them; those without a mark stay out."""
+    found: dict[Hashable, list[Entry]] = {}
+    for each in entries:
+        if id(each) not in taken and (mark := identity(each)) is not None:
+            found.setdefault(mark, []).append(each)
+    return found
+
+
+def _by_key(entry: Entry) -> Hashable:
+    return entry.row["key"]
+
+
+def _by_cell(entry: Entry) -> Hashable:
+    return tuple(entry.row[name] for name in _CELL)
+
+
+def _nothing_in_common(base: Stored, head: Stored, ambiguous: bool) -> str:
+    text = f"{base.path} and {head.path} have no cell in common"
+    if ambiguous:
+        return f"{text} that can be told: {_AMBIGUOUS}"
+    apart = []
+    for name in _CELL:
+        seen = [
+            list(dict.fromkeys(str(each.row[name] or "not told") for each in side.entries)) for side in (base, head)
+        ]
+        if not set(seen[0]) & set(seen[1]):
+            words = [", ".join(values[:4]) + (" ..." if len(values) > 4 else "") for values in seen]
+            apart.append(f"{name} ({words[0]} against {words[1]})")
+    return f"{text}: they differ in {'; '.join(apart)}" if apart else f"{text}, though each axis has common values"
+
+
+# --- rows and text --------------------------------------------------------------------------------------------------
+
+
+def _of_side(side: int, name: str) -> Callable[[Pair], Value]:
+    return lambda pair: row[name] if (row := pair.rows[side]) is not None else None
+
+
+def _either(name: str) -> Callable[[Pair], Value]:
+    return lambda pair: next((row[name] for row in pair.rows if row is not None and row[name] is not None), None)
+
+
+def _end(place: int) -> Callable[[Pair], Value]:
+    return lambda pair: pair.ratio[place] if pair.ratio is not None else None
+
+
+_OF_A_SIDE = (
+    ("status", "text", "", "Status of the row"),
+    ("reason", "text", "", "Why it was not measured"),
+    ("images_per_s", "number", "images/s", "Images/s"),
+    ("images_per_s_low", "number", "images/s", "Lower end of its 95 % interval"),
+    ("images_per_s_high", "number", "images/s", "Upper end"),
+    ("flags", "text", "", "What disturbed it"),
+    ("machine_key", "text", "", "The machine"),
+)
+
+# The columns of compare.csv; docs/compare.md lists them.
+COMPARISON_COLUMNS: tuple[Column, ...] = (
+    Column("finding", "text", "", "What can be said, advisory.", lambda pair: pair.finding),
+    Column("ratio", "number", "", "Images/s of head over base's.", _end(0)),
+    Column("ratio_low", "number", "", "Lower end of its 95 % interval.", _end(1)),
+    Column("ratio_high", "number", "", "Upper end.", _end(2)),
+    Column(
+        "interval_from",
+        "text",
+        "",
+        "rounds (Welch) or intervals (in quadrature).",
+        lambda pair: pair.interval_from or None,
+    ),
+    *(Column(name, "text", "", f"The cell's {name}.", _either(name)) for name in _CELL),
+    *(
+        Column(f"{side}_{name}", kind, unit, f"{meaning}, {side}.", _of_side(place, name))
+        for place, side in enumerate(_SIDES)
+        for name, kind, unit, meaning in _OF_A_SIDE
+    ),
+    Column(
+        "differs", "text", "", "Machine and software, a `;` list.", lambda pair: "; ".join(pair.differences) or None
+    ),
+    Column("note", "text", "", "Why a row has no partner, where that is not plain.", lambda pair: pair.why or None),
+    Column("key", "text", "", "Hash of the cell as asked.", _either("key")),
+)
+
+
+def table_of(pairs: Sequence[Pair]) -> list[Row]:
+    """A row for each pair, with a value or None for each of `COMPARISON_COLUMNS`."""
+    return [{column.name: column.of(pair) for column in COMPARISON_COLUMNS} for pair in pairs]
+
+
+def unpaired(pairs: Sequence[Pair]) -> list[Pair]:
+    """Those in one table alone."""
+    return [pair for pair in pairs if pair.base is None or pair.head is None]
+
+
+def summary(pairs: Sequence[Pair]) -> str:
+    """How many of each finding, among pairs and then among rows without a partner."""
+    alone = unpaired(pairs)
+    counts = Counter(pair.finding for pair in pairs if pair.base is not None and pair.head is not None)
+    both = len(pairs) - len(alone)
+    text = f"{both} pair{'s' if both != 1 else ''}: {_counted(counts)}"
+    return f"{text}; without a partner: {_counted(Counter(pair.finding for pair in alone))}" if alone else text
+
+
+def _counted(counts: Counter[str]) -> str:
+    return ", ".join(f"{count} {word}" for word, count in counts.items())
+
+
+def shared_differences(pairs: Sequence[Pair]) -> list[str]:
+    """What differs in every measured pair alike, to be said once."""
+    both = [pair.differences for pair in pairs if pair.ratio is not None]
+    return [each for each in both[0] if all(each in others for others in both)] if both else []
+
+
+def side_of(stored: Stored) -> str:
+    """One table in a line: how much of it was measured, on what, when."""
+    measured = sum(_measured(entry.row) for entry in stored.entries)
+    # The end of the path tells tables apart; its beginning is nobody's business in a page that is passed on.
+    place = "/".join(stored.path.parts[-2:])
+    parts = [place, f"{measured} of {len(stored.entries)} rows measured", *stored.values("device_name")[:3]]
+    parts += [
+        f"{name} {', '.join(found)}" for name in ("torch", "vanbench") if (found := stored.values(f"{name}_version"))
+    ]
+    parts.append(f"machine {', '.join(stored.values('machine_key')) or 'not named'}")
+    return " · ".join(parts + [date[:10] for date in stored.values("date")[:2]])
+
+
+def cells_of(pair: Pair, shared: Sequence[str] = ()) -> list[str]:
+    """A pair as a line of a table for people: name, both images/s, the ratio, the finding, and what to know of it.
+
+    shared: differences that were said already.
+    """
+    rates = [figure_of(row, "images_per_s") if row is not None and _measured(row) else "" for row in pair.rows]
+    ratio = with_spread(*pair.ratio) if pair.ratio is not None else ""
+    notes = [each for each in pair.differences if each not in shared] + ([pair.why] if pair.why else [])
+    for side, row in zip(_SIDES, pair.rows, strict=True):
+        if row is not None and row["flags"]:
+            notes.append(f"{side}: {str(row['flags']).replace(';', ' ')}")
+        if row is not None and row["reason"]:
+            notes.append(f"{side}: {row['reason']}")
+    return [pair.name, *rates, ratio, pair.finding, "; ".join(notes)]
+
+
+def comparison_markdown(base: Stored, head: Stored, pairs: Sequence[Pair], picture: str = "") -> str:
+    """The page: what it is worth, the two tables, the pairs, those without a partner. picture: a figure's path."""
+    shared = shared_differences(pairs)
+    lines = ["# Two stored runs side by side", "", escaped(ADVISORY), ""]
+    lines += [f"- **{side}**: {escaped(side_of(stored))}" for side, stored in zip(_SIDES, (base, head), strict=True)]
+    lines += [f"- differs throughout: {escaped(each)}" for each in shared]
+    for side, stored in zip(_SIDES, (base, head), strict=True):
+        lines += [f"- {side}: {escaped(warning)}" for warning in stored.warnings]
+    lines += ["", f"{escaped(summary(pairs))}.", ""]
+    head_line = ("cell", "base images/s", "head images/s", "head / base", "advisory", "to know")
+    both = [pair for pair in pairs if pair.base is not None and pair.head is not None]
+    lines += [markdown_table(head_line, [cells_of(pair, shared) for pair in both], "lrrrll"), ""]
+    lines += [f"![ratios with their intervals]({picture})", ""] if picture else []
+    alone = unpaired(pairs)
+    if alone:
+        words = [[pair.name, pair.finding, pair.why] for pair in alone]
+        lines += ["## Without a partner", "", markdown_table(("cell", "where", "why"), words), ""]
+    return "\n".join([*lines, _HOW_TO_READ, ""])
+
+
+_HOW_TO_READ = """\
+## How to read this
+
+- **head / base** is images/s over images/s. Its 95 % interval is Welch's, on logarithms of the rates of rounds, where
+  both run directories are at hand; from two tables it is made of their intervals. It knows what differed between the
+  rounds of one run, not what differed between the runs.
+- **head faster**, **base faster**: the interval excludes 1. **no difference shown**: it does not. **another machine**:
+  the ratio stands, and no winner is called. **no interval**: a side has one round, or comes from a table without."""
