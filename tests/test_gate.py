@@ -59,7 +59,6 @@ def with_pairs(members: Sequence[PairRecord], **changes: Any) -> GateRecord:
     arm = ArmSeen(asked=Arm(), environment=make_environment())
     fields: dict[str, Any] = {
         "date": "2026-01-02T03:04:05Z",
-        "vanbench_version": "0.1.0",
         "base": arm,
         "head": arm,
         "rules": RULES,

@@ -29,6 +29,8 @@ MAY = {
     "cli": {"execute", "report", "analysis", "record", "spec", "errors", "units", "stats", "__init__"},
     "__init__": {"execute", "report"},
     "__main__": {"cli"},
+    # An entry beside the command line, for pytest's users.
+    "pytest_plugin": {"execute", "report", "analysis", "record", "spec", "errors", "units", "stats", "__init__"},
 }
 ONLY = {
     "torch": {"worker", "models", "kernels"},

@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from vanbench import __version__
 from vanbench.analysis.gate import Judgement, apart
 from vanbench.analysis.gate_outcome import Outcome, outcome, playing, suspects, timed
 from vanbench.errors import UserError, WorkerError
@@ -162,7 +161,6 @@ def _begin(
     claim_folder(path)
     record = GateRecord(
         date=datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        vanbench_version=__version__,
         base=seen[0],
         head=seen[1],
         rules=rules,

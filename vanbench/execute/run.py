@@ -24,7 +24,7 @@ from vanbench.record.store import Store, read_run
 from vanbench.report.write import write_report, write_table
 from vanbench.spec.cell import Cell
 from vanbench.spec.sampling import Sampling
-from vanbench.spec.sweep import AXES, Sweep, parse_sweep
+from vanbench.spec.sweep import AXES, SAMPLING_KEYS, Sweep, parse_sweep
 
 __all__ = ["Event", "Finished", "Opened", "Saved", "default_place", "measure", "preview", "run_quietly"]
 
@@ -291,7 +291,7 @@ def run_quietly(
 ) -> Path:
     """The main job without a word: for `vanbench.run`. Returns the run directory."""
     words = {name.replace("_", "-"): value for name, value in axes.items()}
-    allowed = {*AXES, "device", "reference", "target", "rounds", "budget", "timeout", "seed", "ceilings", "out"}
+    allowed = {*AXES, *SAMPLING_KEYS, "device", "reference", "rounds", "ceilings", "out"}
     for word in words:
         if word not in allowed:
             from vanbench.errors import unknown

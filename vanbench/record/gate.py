@@ -118,7 +118,6 @@ class GateRecord(msgspec.Struct, frozen=True, kw_only=True):
     schema_version: int = SCHEMA_VERSION
     protocol: int = PROTOCOL
     date: str
-    vanbench_version: str
     base: ArmSeen
     head: ArmSeen
     rules: Rules
