@@ -209,6 +209,11 @@ def test_a_run_directory_and_its_csv_load_as_the_same_frame(tmp_path: Path) -> N
         (b"", "it has no column"),
         (b"\xff\xfe\x00", "is not text"),
         (b"status,model,task,batch_size,image_size,images_per_s\nmeasured,m,infer,many,224,1\n", "line 2"),
+        (
+            b"status,model,task,batch_size,image_size,images_per_s,images_per_s_low,images_per_s_high\n"
+            b"measured,m,infer,1,224,5,6,7\n",
+            "line 2: images_per_s 5.0 is not within its interval, 6.0 to 7.0",
+        ),
     ],
 )
 def test_what_is_no_table_is_refused_with_the_reason(tmp_path: Path, content: bytes | None, message: str) -> None:

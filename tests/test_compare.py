@@ -17,15 +17,16 @@ import pytest
 from builders import make_environment, make_facts, make_record, make_round, make_sweep
 from scipy import stats
 
+from vanbench.analysis.ratio import welch_half_width
 from vanbench.cli.app import main
 from vanbench.errors import UserError
 from vanbench.record.measurement import Facts
 from vanbench.record.record import Failed, Outcome, Stack
 from vanbench.record.store import Store
-from vanbench.report.comparison import COMPARISON_COLUMNS, Pair, pairs_of, welch_half_width
+from vanbench.report.comparison import COMPARISON_COLUMNS, Pair, pairs_of
 from vanbench.report.comparison_plot import draw_comparison
 from vanbench.report.drawing import encode
-from vanbench.report.export_source import Entry, Stored, read_stored
+from vanbench.report.stored import Entry, Stored, read_stored
 from vanbench.report.table import Row
 from vanbench.report.write import write_table
 
@@ -366,7 +367,7 @@ def test_what_is_said_is_always_advisory_and_a_slowdown_exits_with_0(
 
 
 def test_the_spreads_that_the_advice_names_are_the_measured_ones() -> None:
-    from vanbench.report.comparison import ADVISORY
+    from vanbench.report.comparison_text import ADVISORY
 
     page = (Path(__file__).parent.parent / "docs" / "measurement.md").read_text()
     table = page.partition("### Ten runs in a row")[2].partition("\n###")[0]

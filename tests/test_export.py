@@ -22,7 +22,7 @@ from pytest_benchmark.stats import Stats
 from vanbench.cli.app import main
 from vanbench.record.record import Failed, Skipped
 from vanbench.record.store import Store
-from vanbench.report.export_source import Entry, Stored, read_stored
+from vanbench.report.stored import Entry, Stored, read_stored
 from vanbench.report.exporters import FORMATS, Wishes, export
 from vanbench.report.table import rows
 from vanbench.report.timm_tables import read_timm

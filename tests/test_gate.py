@@ -63,7 +63,6 @@ def with_pairs(members: Sequence[PairRecord], **changes: Any) -> GateRecord:
         "head": arm,
         "rules": RULES,
         "sampling": Sampling(),
-        "turns_s": 4.0,
         "pairs": tuple(members),
     }
     return GateRecord(**{**fields, **changes})
@@ -290,6 +289,8 @@ def test_arms_whose_answers_differ_are_not_compared() -> None:
     assert "not the same function" in only(record((), apart=far))[1]
     lost = Apart(quantity="logits", distance=math.nan, allowed=0.01)
     assert only(record(blocks(0.0), apart=lost))[0] is Verdict.INVALID
+    beyond = Apart(quantity="logits", distance=math.inf, allowed=0.0)
+    assert "beyond measure" in only(record((), apart=beyond))[1]
     near = Apart(quantity="logits", distance=0.009, allowed=0.01)
     assert only(record(blocks(0.0), apart=near))[0] is Verdict.PASS
 
@@ -438,6 +439,9 @@ def test_a_record_comes_back_as_it_was_and_nan_is_read_to_be_judged(tmp_path: Pa
     made = record(blocks(0.05), blocks(0.05, seed=1))
     save_gate(tmp_path / "gate.json", made)
     assert read_gate(tmp_path) == made
+    far = record((), apart=Apart(quantity="logits", distance=math.inf, allowed=0.0))
+    save_gate(tmp_path / "gate.json", far)
+    assert only(read_gate(tmp_path))[0] is Verdict.INVALID
     broken = record(
         [*blocks(0.0, 7), block(8, head=make_round("b", [math.nan] * 8, disturbance=Disturbance(window_s=1.0)))]
     )

@@ -346,6 +346,14 @@ def test_a_record_is_judged_again_by_the_command_line(
     assert document["cells"][0]["verdict"] == "REGRESSED"
 
 
+def test_a_gates_page_and_plot_are_drawn_again_from_its_record(played: Path) -> None:
+    assert main(["gate", "--replay", str(played)]) == 1
+    assert not (played / "report.md").exists(), "a replay writes nothing"
+    assert main(["report", str(played)]) == 0
+    assert "REGRESSED" in (played / "report.md").read_text()
+    assert (played / "plots" / "gate.png").stat().st_size > 10_000
+
+
 def test_a_record_whose_verdict_was_changed_is_found_out(played: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = played / "gate.json"
     file.write_text(file.read_text().replace('"REGRESSED"', '"PASS"'))

@@ -33,7 +33,7 @@ def trimmed_mean(values: Sequence[float], share: float) -> float:
     return fmean(sorted(values)[cut : len(values) - cut])
 
 
-def t_quantile(degrees: int, level: float = 0.95) -> float:
+def t_quantile(degrees: float, level: float = 0.95) -> float:
     """Student's t: the half-width, in standard errors, of a two-sided interval of `level` with `degrees` of freedom."""
     # scipy.special alone: scipy.stats would cost the parent half a second for one number.
     from scipy.special import stdtrit

@@ -205,7 +205,7 @@ def look(blocks: Sequence[Observed], rules: Rules, *, cells: int = 1) -> Judgeme
         high=mean + half,
         p_slower=p_slower,
         p_faster=p_faster,
-        excluded=math.expm1(max(0.0, upper)),
+        excluded=_share(max(0.0, upper)),
         detectable=detectable(sd, count, alpha, rules.power),
         needed=_needed(sd, alpha, rules),
         twin=fmean(twins),
@@ -225,7 +225,7 @@ def look(blocks: Sequence[Observed], rules: Rules, *, cells: int = 1) -> Judgeme
 def detectable(sd: float, blocks: int, alpha: float, power: float) -> float:
     """The smallest slowdown (share of time) that `blocks` blocks of this spread find with `power` at level `alpha`."""
     degrees = blocks - 1
-    return math.expm1((_quantile(degrees, 1 - alpha) + _quantile(degrees, power)) * sd / math.sqrt(blocks))
+    return _share((_quantile(degrees, 1 - alpha) + _quantile(degrees, power)) * sd / math.sqrt(blocks))
 
 
 def _needed(sd: float, alpha: float, rules: Rules) -> int | None:
@@ -271,6 +271,11 @@ def _quantile(degrees: int, share: float) -> float:
     from scipy.special import stdtrit
 
     return float(stdtrit(degrees, share))
+
+
+def _share(log: float) -> float:
+    """A log-ratio as a share of time; one that exp cannot hold says "anything"."""
+    return math.expm1(min(log, 300.0))
 
 
 def _times(log: float) -> str:

@@ -69,9 +69,9 @@ def outcome(record: GateRecord) -> Outcome:
     return Outcome(tuple(_pair(record, each, cells) for each in record.pairs), _family(record))
 
 
-def timed(record: GateRecord) -> list[PairRecord]:
-    """The pairs for which nothing but time can decide."""
-    return [each for each in record.pairs if _settled(each) is None]
+def timed(record: GateRecord) -> list[int]:
+    """Which pairs (by their place) nothing but time can decide."""
+    return [index for index, each in enumerate(record.pairs) if _settled(each) is None]
 
 
 def playing(record: GateRecord, index: int, number: int) -> Judgement | None:
@@ -86,13 +86,12 @@ def suspects(record: GateRecord) -> list[int]:
         return []
     family = _family_pass(record, 0)
     everybody = family is not None and family.verdict is Verdict.REGRESSED
-    cells = len(timed(record))
+    members = timed(record)
     found = []
-    for index, each in enumerate(record.pairs):
-        if _settled(each) is None:
-            first = _pass(record, each, 0, cells)
-            if everybody or (first is not None and first.verdict is Verdict.REGRESSED):
-                found.append(index)
+    for index in members:
+        first = _pass(record, record.pairs[index], 0, len(members))
+        if everybody or (first is not None and first.verdict is Verdict.REGRESSED):
+            found.append(index)
     return found
 
 
@@ -167,7 +166,7 @@ def _family(record: GateRecord) -> PairOutcome | None:
 
 def _family_pass(record: GateRecord, number: int) -> Judgement | None:
     """The mean over all timed pairs, block by block, over the blocks that all of them played undisturbed."""
-    together = timed(record)
+    together = [record.pairs[index] for index in timed(record)]
     if len(together) < 2 or any(number >= len(each.passes) for each in together):
         return None
     by_number: dict[int, list[Observed]] = {}

@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from vanbench.record.measurement import Round
-from vanbench.stats import fmean, median, t_half_width, trimmed_mean
+from vanbench.stats import fmean, median, stdev, t_half_width, t_quantile, trimmed_mean
 
 __all__ = [
     "STATISTIC",
@@ -26,6 +26,7 @@ __all__ = [
     "ratio",
     "relative_half_width",
     "round_log_ratio",
+    "welch_half_width",
 ]
 
 
@@ -116,6 +117,20 @@ def relative_half_width(estimate: Estimate | None) -> float | None:
     if estimate is None or estimate.low is None or estimate.high is None:
         return None
     return (estimate.high - estimate.low) / (2 * estimate.value)
+
+
+def welch_half_width(base: Sequence[float], head: Sequence[float], level: float = 0.95) -> float:
+    """Half of Welch's interval of a difference of means: unequal variances, Satterthwaite's degrees of freedom.
+
+    Both need two values at least; 0 where neither varies.
+    """
+    parts = [(stdev(values) ** 2 / len(values), len(values) - 1) for values in (base, head)]
+    whole = sum(part for part, _ in parts)
+    if whole == 0:
+        return 0.0
+    # As shares of the whole, since squares of tiny variances vanish.
+    degrees = 1 / sum((part / whole) ** 2 / count for part, count in parts)
+    return t_quantile(degrees, level) * math.sqrt(whole)
 
 
 def _estimate(value: float, logs: Sequence[float]) -> Estimate:

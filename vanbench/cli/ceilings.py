@@ -51,7 +51,7 @@ def ceilings(
             book = book.with_entry(entry)
             line.say(f"kept in {remember(entry)}")
     assert environment is not None
-    place = out or default_place(environment, "ceilings")
+    place = out or default_place(environment.machine, "ceilings")
     make_folder(place, environment, book)
     write_folder(place)
     if as_json:

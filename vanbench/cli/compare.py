@@ -10,7 +10,7 @@ import typer
 
 if TYPE_CHECKING:
     from vanbench.report.comparison import Pair
-    from vanbench.report.export_source import Stored
+    from vanbench.report.stored import Stored
 
 __all__ = ["compare"]
 
@@ -31,7 +31,7 @@ def compare(
 ) -> None:
     """Two stored runs side by side: the ratio of each cell's images/s. Advisory; for a verdict use `vanbench gate`."""
     from vanbench.report.comparison import pairs_of
-    from vanbench.report.export_source import read_stored
+    from vanbench.report.stored import read_stored
 
     sides = read_stored(base), read_stored(head)
     pairs = pairs_of(*sides)
@@ -46,8 +46,9 @@ def compare(
 
 def _write(out: Path, sides: tuple[Stored, Stored], pairs: Sequence[Pair]) -> list[Path]:
     from vanbench.record.files import replace_file
-    from vanbench.report.comparison import COMPARISON_COLUMNS, comparison_markdown, table_of
+    from vanbench.report.comparison import COMPARISON_COLUMNS, table_of
     from vanbench.report.comparison_plot import draw_comparison
+    from vanbench.report.comparison_text import comparison_markdown
     from vanbench.report.drawing import save
     from vanbench.report.to_csv import csv_text
 
@@ -63,7 +64,8 @@ def _write(out: Path, sides: tuple[Stored, Stored], pairs: Sequence[Pair]) -> li
 def _print_json(sides: tuple[Stored, Stored], pairs: Sequence[Pair]) -> None:
     import json
 
-    from vanbench.report.comparison import ADVISORY, table_of
+    from vanbench.report.comparison import table_of
+    from vanbench.report.comparison_text import ADVISORY
 
     base, head = ({"path": str(each.path), "warnings": list(each.warnings)} for each in sides)
     typer.echo(json.dumps({"advisory": ADVISORY, "base": base, "head": head, "rows": table_of(pairs)}))
@@ -77,7 +79,8 @@ def _print(sides: tuple[Stored, Stored], pairs: Sequence[Pair]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from vanbench.report.comparison import ADVISORY, cells_of, shared_differences, side_of, summary, unpaired
+    from vanbench.report.comparison import unpaired
+    from vanbench.report.comparison_text import ADVISORY, cells_of, shared_differences, side_of, summary
 
     console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
     shared = shared_differences(pairs)

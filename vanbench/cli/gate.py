@@ -18,6 +18,7 @@ __all__ = ["gate"]
 
 _AXES = "What is timed, in both arms (a comma list makes several cells)"
 _HOW = "How it is judged"
+_INVALID = 4
 _Text = Optional[str]  # noqa: UP045 -- typer reads annotations at run time, on Python 3.10 too
 _Path = Optional[Path]  # noqa: UP045
 
@@ -58,7 +59,10 @@ def gate(
     min_effect: Annotated[
         float, typer.Option(help="A slowdown of a smaller share is never REGRESSED.", rich_help_panel=_HOW)
     ] = 0.02,
-    turns: Annotated[float, typer.Option(help="Seconds of turns in a block.", rich_help_panel=_HOW)] = 4.0,
+    turns: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(help="Seconds of turns in a block. [default: 4, or eight laps]", rich_help_panel=_HOW),
+    ] = None,
     budget: Annotated[
         float,
         typer.Option(help="Seconds for everything; a block that would pass it is not begun.", rich_help_panel=_HOW),
@@ -81,7 +85,7 @@ def gate(
     """
     from vanbench.analysis.verdict import REACTIONS
     from vanbench.cli.words import positive, words
-    from vanbench.errors import UserError
+    from vanbench.errors import StorageError, UserError, WorkerError
 
     for option, word in (("--on-inconclusive", on_inconclusive), ("--on-invalid", on_invalid)):
         if len(words(option, word, REACTIONS)) != 1:
@@ -121,16 +125,22 @@ def gate(
         parse_arm("head", head),
         axes,
         rules=rules,
-        turns_s=positive("--turns", turns),
+        turns_s=positive("--turns", turns) if turns is not None else None,
         budget_s=positive("--budget", budget),
         seed=seed,
         timeout_s=positive("--timeout", timeout),
         out=out,
     )
-    for event in _followed(events, rules, quiet=quiet or as_json):
-        if isinstance(event, Ended):
-            return _answer(event.record, event.outcome, event.path, quiet, as_json, on_inconclusive, on_invalid)
-    return 1
+    try:
+        for event in _followed(events, rules, quiet=quiet or as_json):
+            if isinstance(event, Ended):
+                return _answer(event.record, event.outcome, event.path, quiet, as_json, on_inconclusive, on_invalid)
+    except (StorageError, WorkerError) as error:
+        if debug:
+            raise
+        # Their own exit code is the one that says REGRESSED here.
+        typer.echo(f"vanbench: {error}", err=True)
+    return _INVALID
 
 
 def _share(option: str, value: float) -> float:
@@ -184,7 +194,7 @@ def _answer(
     if path is not None:
         from vanbench.report.gate_files import write_gate
 
-        write_gate(path, record, found)
+        write_gate(path)
     append_summary(lambda most: gate_markdown(record, found, most))
     code = exit_code(found.verdicts, on_inconclusive, on_invalid)
     if as_json:

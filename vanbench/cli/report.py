@@ -11,7 +11,7 @@ __all__ = ["report"]
 
 
 def report(
-    paths: Annotated[list[Path], typer.Argument(help="Run directories, or results.csv files.")],
+    paths: Annotated[list[Path], typer.Argument(help="Folders that vanbench wrote, or results.csv files.")],
     ceilings: Annotated[
         Optional[Path],  # noqa: UP045 -- typer reads annotations at run time, on Python 3.10 too
         typer.Option(help="First put these ceilings into each run directory, in place of its own."),

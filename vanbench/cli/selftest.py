@@ -64,7 +64,7 @@ def selftest(
                 over = event
     if over is None:
         return 1
-    write_selftest(over.path, over.record)
+    write_selftest(over.path)
     found = findings(over.record)
     if quiet:
         typer.echo(str(over.path))

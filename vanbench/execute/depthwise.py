@@ -112,7 +112,7 @@ def time_depthwise(
         if not cases:
             raise UserError(f"no depthwise conv with a square kernel in {', '.join(models)}")
         book = book_for(environment, ceilings)
-        path = out or default_place(environment, "depthwise")
+        path = out or default_place(environment.machine, "depthwise")
         make_folder(path, environment, book)
         yield Begun(path, environment, len(cases), bool(book.entries))
         lone = Lone(cases=cases, implementations=axes.implementations, device=environment.device, threads=0)

@@ -25,7 +25,7 @@ from vanbench.execute.contest import hash_seed
 from vanbench.execute.probe import ask_once, environment_of, scratch
 from vanbench.execute.round import Done, Lost, Phase, Turn, hear, play, start_order
 from vanbench.execute.run import default_place
-from vanbench.execute.starter import WORKER, Starter, starter
+from vanbench.execute.starter import WORKER, Starter, UnlikeProtocol, starter
 from vanbench.record.folder import claim_folder
 from vanbench.record.gate import ROLES, ArmSeen, Block, GateRecord, Loss, PairRecord, Size, save_gate
 from vanbench.record.task import Measure, Named, Names, Ready, Vet, Vetted
@@ -34,12 +34,14 @@ from vanbench.spec.cell import Cell
 from vanbench.spec.rules import Rules
 from vanbench.spec.sampling import Sampling
 from vanbench.spec.sweep import DEFAULT_SAMPLING
+from vanbench.stats import median
 
 __all__ = ["TURNS_S", "Ended", "Event", "Opened", "Played", "gate"]
 
-# Turns of a block, seconds: of a small model about as long as it takes to start its three processes, after which longer
-# turns gain less than more blocks do (docs/measurement.md).
+# Turns of a block: about as long as it takes to start the three processes of a small model, after which longer turns gain
+# less than more blocks do (docs/measurement.md); but at least so many laps, for a mean of their middle half.
 TURNS_S = 4.0
+LAPS_AT_LEAST = 8
 
 
 class Opened(NamedTuple):
@@ -98,7 +100,7 @@ def gate(
     flags: Mapping[str, Any],
     *,
     rules: Rules | None = None,
-    turns_s: float = TURNS_S,
+    turns_s: float | None = None,
     budget_s: float = 1800.0,
     seed: int = 0,
     timeout_s: float = 300.0,
@@ -107,12 +109,16 @@ def gate(
 ) -> Iterator[Event]:
     """Compare two arms on the cells of `flags` (axes as typed, and device), block by block, until each has a verdict.
 
+    turns_s: seconds of turns in a block; by default 4, or eight laps of slower cells.
+
     Every block is on disk before the next begins; closing the generator kills the workers and keeps what is saved.
     Raises UserError for what was asked wrong. What goes wrong in an arm is a verdict, not an exception.
     """
     deadline = time.monotonic() + budget_s
     cells = pairs(base, head, flags)
     rules = rules or Rules()
+    if out is not None:
+        claim_folder(out)
     with scratch() as folder, sources(base, head, folder, worker) as both:
         seen = [ArmSeen(asked=arm, commit=source.commit) for arm, source in zip((base, head), both, strict=True)]
         with contextlib.ExitStack() as stack:
@@ -123,11 +129,12 @@ def gate(
                     msgspec.structs.replace(arm, environment=environment_of(start, str(flags.get("device") or "auto")))
                     for arm, start in zip(seen, starters, strict=False)
                 ]
+                _check_support(seen, cells)
             except WorkerError as error:
                 problem = str(error)
-            book = _begin(out, seen, rules, _sampling(seen, seed, timeout_s), turns_s, cells, problem)
+            book = _begin(out, seen, rules, _sampling(seen, seed, timeout_s), cells, problem)
             if not problem:
-                yield from _look_over(book, both, starters, seed)
+                yield from _look_over(book, both, starters, seed, turns_s)
             yield Opened(book.path, book.record, len(timed(book.record)) if not book.record.problem else 0)
         if not book.record.problem:
             try:
@@ -150,26 +157,24 @@ def _begin(
     seen: Sequence[ArmSeen],
     rules: Rules,
     sampling: Sampling,
-    turns_s: float,
     cells: Sequence[Pair],
     problem: str,
 ) -> _Book:
-    environment = next((arm.environment for arm in seen if arm.environment is not None), None)
-    if out is None and environment is None:
-        out = Path("results") / "unknown-machine" / "gate"
-    path = out if out is not None else default_place(environment, "gate")  # type: ignore[arg-type]
-    claim_folder(path)
+    if out is None:
+        # Where no arm could be started, nobody has said what this machine is.
+        machines = [arm.environment.machine for arm in seen if arm.environment is not None]
+        out = default_place(machines[0] if machines else "unknown-machine", "gate")
+        claim_folder(out)
     record = GateRecord(
         date=datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
         base=seen[0],
         head=seen[1],
         rules=rules,
         sampling=sampling,
-        turns_s=turns_s,
         pairs=tuple(PairRecord(base=pair.base, head=pair.head) for pair in cells),
         problem=problem,
     )
-    book = _Book(path, record)
+    book = _Book(out, record)
     book.change()
     return book
 
@@ -213,14 +218,19 @@ def _named(role: str) -> Iterator[None]:
     """Says whose worker it was that could not be started."""
     try:
         yield
+    except UnlikeProtocol:
+        raise
     except WorkerError as error:
-        raise WorkerError(f"{role}: {error}") from None
+        hint = " (install vanbench in that interpreter)" if "No module named 'vanbench'" in str(error) else ""
+        raise WorkerError(f"{role}: {error}{hint}") from None
 
 
 # --- what can be told without timing --------------------------------------------------------------------------------
 
 
-def _look_over(book: _Book, both: tuple[Source, Source], starters: Sequence[Starter], seed: int) -> Iterator[Phase]:
+def _look_over(
+    book: _Book, both: tuple[Source, Source], starters: Sequence[Starter], seed: int, turns_s: float | None
+) -> Iterator[Phase]:
     """Names, sizes and answers of both arms; each pair in which one is amiss gets its problem and is not timed."""
     loaded: list[set[str]] = [set(), set()]
     for index, pair in enumerate(book.record.pairs):
@@ -256,8 +266,19 @@ def _look_over(book: _Book, both: tuple[Source, Source], starters: Sequence[Star
                 base_size=_size(mine),
                 head_size=_size(theirs),
                 apart=apart(mine.answer, theirs.answer) if comparable else None,
+                turns_s=turns_s if turns_s is not None else _turns_for((mine, theirs, mine), book.record.sampling),
             )
     _check_trees(book, both, loaded)
+
+
+def _check_support(seen: Sequence[ArmSeen], cells: Sequence[Pair]) -> None:
+    """A precision that the device has not is a mistake, and no verdict."""
+    for place, (role, arm) in enumerate(zip(ROLES, seen, strict=False)):
+        assert arm.environment is not None
+        for pair in cells:
+            why = arm.environment.unsupported.get(pair[place].precision)
+            if why is not None:
+                raise UserError(f"{role}: {pair[place].slug}: {why}")
 
 
 def _name_problem(start: Starter, cell: Cell) -> str:
@@ -280,6 +301,15 @@ def _rehearse(
     ready = yield from hear(child, Ready, cell, timeout_s)
     child.kill()
     return vetted, ready
+
+
+def _turns_for(seats: Sequence[Ready], sampling: Sampling) -> float:
+    """Seconds of turns in a block of these."""
+    lap_s = 0.0
+    for ready in seats:
+        step_s = median(ready.warmup_sample_s[len(ready.warmup_sample_s) // 2 :])
+        lap_s += max(step_s, sampling.settle_s) + max(step_s, sampling.sample_s)
+    return max(TURNS_S, LAPS_AT_LEAST * lap_s)
 
 
 def _size(ready: Ready) -> Size:
@@ -312,7 +342,7 @@ def _pass(
     book: _Book, both: tuple[Source, Source], number: int, members: Sequence[int], seed: int, deadline: float
 ) -> Iterator[Event]:
     """Play blocks of these pairs until each has its judgement, or the time is up."""
-    active = [index for index in members if book.record.pairs[index] in timed(book.record)]
+    active = [index for index in timed(book.record) if index in members]
     longest = 0.0
     count = 0
     while active:
@@ -363,7 +393,7 @@ def _block(
     done: dict[int, Done] = {}
     lost: list[Loss] = []
     started = set(order)
-    for event in play(starters, tasks, name=name, turns_s=record.turns_s, seed=draw, order=order):
+    for event in play(starters, tasks, name=name, turns_s=record.pairs[index].turns_s, seed=draw, order=order):
         if isinstance(event, Done):
             done[event.seat] = event
         elif isinstance(event, Lost):

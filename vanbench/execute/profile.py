@@ -65,7 +65,7 @@ def profile_cells(
             environment = environment_of(nursery, sweep.device)
             check_names(nursery, [str(model) for model in sweep.axes["models"]])
         book = book_for(environment, ceilings)
-        path = out or default_place(environment, sweep.name)
+        path = out or default_place(environment.machine, sweep.name)
         make_folder(path, environment, book)
         cells = sweep.cells()
         yield Begun(path, environment, len(cells), bool(book.entries))

@@ -106,11 +106,11 @@ def preview(sweep: Sweep, worker: Sequence[str] = WORKER) -> Preview:
     return Preview(resolved, environment, cells, seconds)
 
 
-def default_place(environment: Environment, word: str) -> Path:
+def default_place(machine: str, word: str) -> Path:
     """results/<machine>/<UTC time>-<word>, below the current directory. word: the sweep's name, or the verb's."""
     now = datetime.datetime.now(datetime.timezone.utc).strftime("%Y%m%dT%H%M%SZ")
     name = "".join(c if c.isalnum() or c in "-_" else "-" for c in word) or "run"
-    return Path("results") / environment.machine / f"{now}-{name}"
+    return Path("results") / machine / f"{now}-{name}"
 
 
 def measure(
@@ -145,7 +145,7 @@ def measure(
             resolved = sweep.resolved(_kind(environment.device))
             check_names(nursery, _models(resolved))
             book = book_for(environment, ceilings)
-            place = out or default_place(environment, resolved.name)
+            place = out or default_place(environment.machine, resolved.name)
             store = stack.enter_context(Store.create(place, resolved, environment))
             if book.entries:
                 store.save_book(book)

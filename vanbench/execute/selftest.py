@@ -84,7 +84,7 @@ def selftest(
             sampling = msgspec.convert({**DEFAULT_SAMPLING[kind], "seed": seed}, Sampling)
             for each in (known, cell):
                 yield from _vet(nursery, each, environment.device, sampling)
-        path = out if out is not None else default_place(environment, "selftest")
+        path = out if out is not None else default_place(environment.machine, "selftest")
         claim_folder(path)
         record = SelftestRecord(
             environment=environment,

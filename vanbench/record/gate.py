@@ -94,7 +94,8 @@ class Block(msgspec.Struct, frozen=True, kw_only=True):
 class PairRecord(msgspec.Struct, frozen=True, kw_only=True):
     """Two cells under comparison. passes: the blocks of the first pass, and of the second where one was needed.
 
-    missing: the arm that has no such model, if one has none. problem: why no blocks were played.
+    missing: the arm that has no such model, if one has none. problem: why no blocks were played. turns_s: seconds of
+    turns in a block.
     """
 
     base: Cell
@@ -104,6 +105,7 @@ class PairRecord(msgspec.Struct, frozen=True, kw_only=True):
     apart: Apart | None = None
     missing: str = ""
     problem: str = ""
+    turns_s: float = 0.0
     passes: tuple[tuple[Block, ...], ...] = ((),)
 
     @property
@@ -122,7 +124,6 @@ class GateRecord(msgspec.Struct, frozen=True, kw_only=True):
     head: ArmSeen
     rules: Rules
     sampling: Sampling
-    turns_s: float
     pairs: tuple[PairRecord, ...]
     problem: str = ""
     stopped: str = ""
@@ -154,9 +155,12 @@ def read_gate(path: Path) -> GateRecord:
 
 
 def _with_nan(value: Any, name: str = "") -> Any:
-    """The document with NaN for each null in a list of times (JSON has no NaN, and writers put null)."""
+    """The document with NaN for each null among times and distances (JSON has neither NaN nor infinity)."""
     if isinstance(value, dict):
-        return {key: _with_nan(each, key) for key, each in value.items()}
+        return {
+            key: math.nan if each is None and key in ("distance", "allowed") else _with_nan(each, key)
+            for key, each in value.items()
+        }
     if isinstance(value, list):
         if name in _FIGURES:
             return [math.nan if each is None else each for each in value]

@@ -1,50 +1,25 @@
-"""Two stored tables side by side: which rows belong together, their ratios, and what can be said of each. Advisory:
-what was not measured in turns moves with the machine.
-"""
+"""Two stored tables side by side: which rows belong together, their ratios, and what can be said of each."""
 
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from vanbench.analysis.ratio import Estimate
+from vanbench.analysis.ratio import Estimate, welch_half_width
 from vanbench.errors import UserError
 from vanbench.record.measurement import Round
 from vanbench.report.columns import Column, Value
-from vanbench.report.export_source import Entry, Stored
+from vanbench.report.stored import Entry, Stored
 from vanbench.report.table import Row
-from vanbench.report.to_markdown import escaped, figure_of, markdown_table
-from vanbench.stats import stdev
-from vanbench.units import with_spread
 
-__all__ = [
-    "ADVISORY",
-    "COMPARISON_COLUMNS",
-    "Pair",
-    "cells_of",
-    "comparison_markdown",
-    "pairs_of",
-    "shared_differences",
-    "side_of",
-    "summary",
-    "table_of",
-    "unpaired",
-]
-
-ADVISORY = (
-    "Advisory: these runs were not measured side by side, and a machine's speed wanders from run to run by more than "
-    "the rounds of one run can tell. On a two-core virtual machine the images/s of one cell spread by 6 to 10 % over "
-    "ten runs in a row, its ratio to a cell beside it by 3 to 5 % (docs/measurement.md). For a verdict let both take "
-    "turns: vanbench gate --base ARM --head ARM."
-)
+__all__ = ["COMPARISON_COLUMNS", "SIDES", "Pair", "is_measured", "pairs_of", "table_of", "unpaired"]
 
 # What makes two rows the same cell where a key is missing; device and threads are what the machine came to.
 _CELL = ("model", "task", "batch_size", "image_size", "precision", "memory_format", "compile", "form", "depthwise")
 _STACK = ("device_name", "device", "threads", "torch_version", "vanbench_version")
-_SIDES = ("base", "head")
+SIDES = ("base", "head")
 _AMBIGUOUS = "several rows of a table could be meant"
 
 
@@ -75,7 +50,7 @@ class Pair:
         The interval is Welch's, on logarithms of the rates of rounds, where both have two rounds or more at hand; else
         the logarithmic half-widths of both intervals in quadrature; None where a side has neither.
         """
-        rates = [_number(row, "images_per_s") if _measured(row) else None for row in self.rows]
+        rates = [_number(row, "images_per_s") if is_measured(row) else None for row in self.rows]
         if rates[0] is None or rates[1] is None:
             return None
         value = rates[1] / rates[0]
@@ -116,8 +91,8 @@ class Pair:
             return f"only in {'base' if self.base else 'head'}"
         missing = [
             f"{side} {row['status'] if row['status'] != 'measured' else 'has no figure'}"
-            for side, row in zip(_SIDES, self.rows, strict=True)
-            if row and not _measured(row)
+            for side, row in zip(SIDES, self.rows, strict=True)
+            if row and not is_measured(row)
         ]
         if missing or self.ratio is None:
             return ", ".join(missing)
@@ -139,22 +114,6 @@ class Pair:
         return [f"{name} {was} -> {now}" for name, was, now in told if None not in (was, now) and was != now]
 
 
-def welch_half_width(base: Sequence[float], head: Sequence[float], level: float = 0.95) -> float:
-    """Half of Welch's interval of a difference of means: unequal variances, Satterthwaite's degrees of freedom.
-
-    Both need two values at least; 0 where neither varies.
-    """
-    from scipy.special import stdtrit
-
-    parts = [(stdev(values) ** 2 / len(values), len(values) - 1) for values in (base, head)]
-    whole = sum(part for part, _ in parts)
-    if whole == 0:
-        return 0.0
-    # As shares of the whole, since squares of tiny variances vanish.
-    degrees = 1 / sum((part / whole) ** 2 / count for part, count in parts)
-    return float(stdtrit(degrees, 0.5 + level / 2)) * math.sqrt(whole)
-
-
 def _log_rates(rounds: Sequence[Round]) -> list[float]:
     return [math.log(each.images / each.seconds) for each in rounds if each.seconds > 0]
 
@@ -164,7 +123,8 @@ def _log_half_width(row: Row | None) -> float | None:
     return math.log(high / low) / 2 if low and high and high >= low else None
 
 
-def _measured(row: Row | None) -> bool:
+def is_measured(row: Row | None) -> bool:
+    """Whether a row has a rate to compare."""
     return row is not None and row["status"] == "measured" and bool(_number(row, "images_per_s"))
 
 
@@ -283,7 +243,7 @@ COMPARISON_COLUMNS: tuple[Column, ...] = (
     *(Column(name, "text", "", f"The cell's {name}.", _either(name)) for name in _CELL),
     *(
         Column(f"{side}_{name}", kind, unit, f"{meaning}, {side}.", _of_side(place, name))
-        for place, side in enumerate(_SIDES)
+        for place, side in enumerate(SIDES)
         for name, kind, unit, meaning in _OF_A_SIDE
     ),
     Column(
@@ -302,81 +262,3 @@ def table_of(pairs: Sequence[Pair]) -> list[Row]:
 def unpaired(pairs: Sequence[Pair]) -> list[Pair]:
     """Those in one table alone."""
     return [pair for pair in pairs if pair.base is None or pair.head is None]
-
-
-def summary(pairs: Sequence[Pair]) -> str:
-    """How many of each finding, among pairs and then among rows without a partner."""
-    alone = unpaired(pairs)
-    counts = Counter(pair.finding for pair in pairs if pair.base is not None and pair.head is not None)
-    both = len(pairs) - len(alone)
-    text = f"{both} pair{'s' if both != 1 else ''}: {_counted(counts)}"
-    return f"{text}; without a partner: {_counted(Counter(pair.finding for pair in alone))}" if alone else text
-
-
-def _counted(counts: Counter[str]) -> str:
-    return ", ".join(f"{count} {word}" for word, count in counts.items())
-
-
-def shared_differences(pairs: Sequence[Pair]) -> list[str]:
-    """What differs in every measured pair alike, to be said once."""
-    both = [pair.differences for pair in pairs if pair.ratio is not None]
-    return [each for each in both[0] if all(each in others for others in both)] if both else []
-
-
-def side_of(stored: Stored) -> str:
-    """One table in a line: how much of it was measured, on what, when."""
-    measured = sum(_measured(entry.row) for entry in stored.entries)
-    # The end of the path tells tables apart; its beginning is nobody's business in a page that is passed on.
-    place = "/".join(stored.path.parts[-2:])
-    parts = [place, f"{measured} of {len(stored.entries)} rows measured", *stored.values("device_name")[:3]]
-    parts += [
-        f"{name} {', '.join(found)}" for name in ("torch", "vanbench") if (found := stored.values(f"{name}_version"))
-    ]
-    parts.append(f"machine {', '.join(stored.values('machine_key')) or 'not named'}")
-    return " · ".join(parts + [date[:10] for date in stored.values("date")[:2]])
-
-
-def cells_of(pair: Pair, shared: Sequence[str] = ()) -> list[str]:
-    """A pair as a line of a table for people: name, both images/s, the ratio, the finding, and what to know of it.
-
-    shared: differences that were said already.
-    """
-    rates = [figure_of(row, "images_per_s") if row is not None and _measured(row) else "" for row in pair.rows]
-    ratio = with_spread(*pair.ratio) if pair.ratio is not None else ""
-    notes = [each for each in pair.differences if each not in shared] + ([pair.why] if pair.why else [])
-    for side, row in zip(_SIDES, pair.rows, strict=True):
-        if row is not None and row["flags"]:
-            notes.append(f"{side}: {str(row['flags']).replace(';', ' ')}")
-        if row is not None and row["reason"]:
-            notes.append(f"{side}: {row['reason']}")
-    return [pair.name, *rates, ratio, pair.finding, "; ".join(notes)]
-
-
-def comparison_markdown(base: Stored, head: Stored, pairs: Sequence[Pair], picture: str = "") -> str:
-    """The page: what it is worth, the two tables, the pairs, those without a partner. picture: a figure's path."""
-    shared = shared_differences(pairs)
-    lines = ["# Two stored runs side by side", "", escaped(ADVISORY), ""]
-    lines += [f"- **{side}**: {escaped(side_of(stored))}" for side, stored in zip(_SIDES, (base, head), strict=True)]
-    lines += [f"- differs throughout: {escaped(each)}" for each in shared]
-    for side, stored in zip(_SIDES, (base, head), strict=True):
-        lines += [f"- {side}: {escaped(warning)}" for warning in stored.warnings]
-    lines += ["", f"{escaped(summary(pairs))}.", ""]
-    head_line = ("cell", "base images/s", "head images/s", "head / base", "advisory", "to know")
-    both = [pair for pair in pairs if pair.base is not None and pair.head is not None]
-    lines += [markdown_table(head_line, [cells_of(pair, shared) for pair in both], "lrrrll"), ""]
-    lines += [f"![ratios with their intervals]({picture})", ""] if picture else []
-    alone = unpaired(pairs)
-    if alone:
-        words = [[pair.name, pair.finding, pair.why] for pair in alone]
-        lines += ["## Without a partner", "", markdown_table(("cell", "where", "why"), words), ""]
-    return "\n".join([*lines, _HOW_TO_READ, ""])
-
-
-_HOW_TO_READ = """\
-## How to read this
-
-- **head / base** is images/s over images/s. Its 95 % interval is Welch's, on logarithms of the rates of rounds, where
-  both run directories are at hand; from two tables it is made of their intervals. It knows what differed between the
-  rounds of one run, not what differed between the runs.
-- **head faster**, **base faster**: the interval excludes 1. **no difference shown**: it does not. **another machine**:
-  the ratio stands, and no winner is called. **no interval**: a side has one round, or comes from a table without."""

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from vanbench.analysis.ratio import Estimate
-from vanbench.report.comparison import Pair, side_of
+from vanbench.report.comparison import Pair
+from vanbench.report.comparison_text import side_of
 from vanbench.report.drawing import (
     FAINT,
     Drawn,
@@ -18,7 +19,7 @@ from vanbench.report.drawing import (
     padded,
     page,
 )
-from vanbench.report.export_source import Stored
+from vanbench.report.stored import Stored
 
 __all__ = ["draw_comparison"]
 

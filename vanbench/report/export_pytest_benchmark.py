@@ -9,7 +9,7 @@ from typing import Any
 from vanbench.errors import UserError
 from vanbench.record.environment import Environment
 from vanbench.record.record import Record
-from vanbench.report.export_source import Entry
+from vanbench.report.stored import Entry
 from vanbench.report.export_values import Chosen, Exported, Wishes, figure
 from vanbench.stats import fmean, median, stdev
 

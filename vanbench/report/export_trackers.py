@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from vanbench.errors import UserError
-from vanbench.report.export_source import Entry
+from vanbench.report.stored import Entry
 from vanbench.report.export_values import Chosen, Exported, Wishes, figure, interval
 from vanbench.units import percent, plain, seconds
 

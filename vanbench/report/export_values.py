@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from vanbench.report.columns import Value
-from vanbench.report.export_source import Entry, Stored
+from vanbench.report.stored import Entry, Stored
 from vanbench.report.table import Row
 from vanbench.units import plain
 

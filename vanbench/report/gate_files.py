@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vanbench.analysis.gate_outcome import Outcome
+from vanbench.analysis.gate_outcome import outcome
 from vanbench.record.files import replace_file
-from vanbench.record.gate import GateRecord
+from vanbench.record.gate import read_gate
 from vanbench.report.drawing import save
 from vanbench.report.gate_plot import draw_gate
 from vanbench.report.gate_text import gate_page
@@ -14,8 +14,10 @@ from vanbench.report.gate_text import gate_page
 __all__ = ["write_gate"]
 
 
-def write_gate(folder: Path, record: GateRecord, found: Outcome) -> list[Path]:
-    """report.md and plots/ of a gate's folder; the paths written."""
+def write_gate(folder: Path) -> list[Path]:
+    """report.md and plots/ of a gate's folder, from its record; the paths written."""
+    record = read_gate(folder)
+    found = outcome(record)
     paths, figures = save([draw_gate(record, found)], folder / "plots")
     page = folder / "report.md"
     replace_file(page, gate_page(record, found, [each.name for each in figures if not each.reason]).encode())

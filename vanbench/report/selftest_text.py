@@ -7,7 +7,7 @@ from pathlib import Path
 from vanbench.analysis.gate import detectable
 from vanbench.analysis.selftest import KNOWN_LIMIT, REDRAWN, Findings, Known, Truth, findings, minutes_for
 from vanbench.record.files import replace_file
-from vanbench.record.selftest import SelftestRecord
+from vanbench.record.selftest import SelftestRecord, read_selftest
 from vanbench.report.drawing import GREY, Drawn, drawing, page, save
 from vanbench.report.to_markdown import escaped, markdown_table
 from vanbench.units import duration, percent, significant
@@ -104,8 +104,9 @@ def draw_selftest(record: SelftestRecord, found: Findings) -> Drawn:
     return Drawn("selftest", title, figure)
 
 
-def write_selftest(folder: Path, record: SelftestRecord) -> list[Path]:
-    """report.md and plots/ of a selftest's folder; the paths written."""
+def write_selftest(folder: Path) -> list[Path]:
+    """report.md and plots/ of a selftest's folder, from its record; the paths written."""
+    record = read_selftest(folder)
     found = findings(record)
     paths, figures = save([draw_selftest(record, found)], folder / "plots")
     names = tuple(each.name for each in figures if not each.reason)

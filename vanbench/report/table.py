@@ -65,10 +65,15 @@ def read_rows(
     missing = [column for column in needed if column not in header]
     if missing:
         raise UserError(f"{name} is not a {kind} of vanbench: it has no column {', '.join(missing)}")
+    found: list[Row] = []
     try:
-        return [{each.name: _typed(line.get(each.name) or "", each.kind) for each in columns} for line in reader]
+        for line in reader:
+            row = {each.name: _typed(line.get(each.name) or "", each.kind) for each in columns}
+            _check_intervals(row)
+            found.append(row)
     except (ValueError, csv.Error) as error:
         raise UserError(f"{name}, line {reader.line_num}: {error}") from None
+    return found
 
 
 def read_text(path: Path) -> str:
@@ -101,6 +106,15 @@ def differing(table: Sequence[Row], names: Sequence[str]) -> list[str]:
     """
     resolved = [row for row in table if row["status"] == "measured"]
     return [name for name in names if len({row[name] for row in (resolved if name in _RESOLVED else table)}) > 1]
+
+
+def _check_intervals(row: Row) -> None:
+    """Raises ValueError for a figure that is not within its own interval: no table of ours has one."""
+    for name in ("images_per_s", "ratio"):
+        ends = [row.get(f"{name}_low"), row.get(name), row.get(f"{name}_high")]
+        figures = [float(each) for each in ends if isinstance(each, (int, float))]
+        if figures != sorted(figures):
+            raise ValueError(f"{name} {ends[1]} is not within its interval, {ends[0]} to {ends[2]}")
 
 
 def _typed(text: str, kind: str) -> Value:

@@ -12,7 +12,9 @@ from vanbench.record.files import replace_file
 from vanbench.record.folder import read_environment, save_book
 from vanbench.record.record import Record
 from vanbench.record.store import read_run
+from vanbench.report.gate_files import write_gate
 from vanbench.report.look import write_folder
+from vanbench.report.selftest_text import write_selftest
 from vanbench.report.table import Row, read_rows, read_text, rows
 from vanbench.report.to_csv import csv_text
 from vanbench.report.to_markdown import Heading, heading_of_run, heading_of_table, markdown
@@ -42,12 +44,14 @@ def write_report(run_path: Path) -> list[Path]:
 
 
 def redraw(path: Path) -> list[Path]:
-    """Everything that can be made again from a run directory, or from a results.csv: beside it in `<name>-report/`.
+    """Everything that can be made again from a folder of ours, or from a results.csv: beside it in `<name>-report/`.
 
     Raises UserError if the path is neither, or cannot be written.
     """
     if path.is_dir():
-        return write_report(path) if (path / "sweep.toml").exists() else write_folder(path)
+        kinds = {"sweep.toml": write_report, "gate.json": write_gate, "selftest.json": write_selftest}
+        found = next((write for name, write in kinds.items() if (path / name).exists()), write_folder)
+        return found(path)
     shown = read_rows(read_text(path), str(path))
     folder = path.with_name(f"{path.stem}-report")
     try:
