@@ -22,8 +22,8 @@ from pytest_benchmark.stats import Stats
 from vanbench.cli.app import main
 from vanbench.record.record import Failed, Skipped
 from vanbench.record.store import Store
-from vanbench.report.stored import Entry, Stored, read_stored
 from vanbench.report.exporters import FORMATS, Wishes, export
+from vanbench.report.stored import Entry, Stored, read_stored
 from vanbench.report.table import rows
 from vanbench.report.timm_tables import read_timm
 from vanbench.report.write import write_table

@@ -151,7 +151,7 @@ def test_the_fake_worker_as_a_machine_of_known_truth(fake_worker: tuple[str, ...
 
 
 def test_what_cannot_be_measured_is_said_at_once(fake_worker: tuple[str, ...], tmp_path: Path) -> None:
-    with pytest.raises(WorkerError, match="segv.*SIGSEGV"):
+    with pytest.raises(WorkerError, match=r"segv.*SIGSEGV"):
         play(fake_worker, tmp_path / "s", model="fake:vet_segv")
     assert "SIGSEGV" in findings(play(fake_worker, tmp_path / "t", model="fake:segv-later")).problem
 
@@ -182,6 +182,29 @@ def test_a_model_of_known_rate_is_measured_at_its_rate(tmp_path: Path) -> None:
         memory_format="contiguous", rounds="2:2", round=0.5,
     )  # fmt: skip
     # The fastest it may be is exact; how slow, the machine's other users decide.
-    assert frame.loc[0, "images_per_s"] <= 8 / STEP_S * 1.0001
-    assert frame.loc[0, "median_s"] == pytest.approx(STEP_S, rel=0.05)
-    assert math.isfinite(frame.loc[0, "images_per_s_low"])
+    row: Any = frame.iloc[0]
+    assert row["images_per_s"] <= 8 / STEP_S * 1.0001
+    assert row["median_s"] == pytest.approx(STEP_S, rel=0.05)
+    assert math.isfinite(row["images_per_s_low"])
+
+
+@pytest.mark.slow
+def test_an_injected_slowdown_is_that_share_of_each_samples_own_time(tmp_path: Path) -> None:
+    from vanbench.execute.round import Done, play
+    from vanbench.execute.selftest import _KNOWN
+    from vanbench.execute.starter import starter
+    from vanbench.record.task import Measure, Vet
+
+    tasks = [
+        Measure(cell=_KNOWN, device="cpu", sampling=Sampling(), seed=0, slowdown=slowdown) for slowdown in (0.0, 0.5)
+    ]
+    with starter(tmp_path) as nursery:
+        vetting = nursery.fork(Vet(cell=_KNOWN, device="cpu", seed=0), "vetting")
+        while type(vetting.receive(120)).__name__ != "Vetted":
+            pass
+        events = play([nursery] * 2, tasks, name="b", turns_s=1.5, seed=0)
+        done = {event.seat: event.round for event in events if isinstance(event, Done)}
+    # Both wait busily for a time of their own, so that other processes hardly matter.
+    quickest = {seat: min(s / n for s, n in zip(each.sample_s, each.sample_images, strict=True))
+                for seat, each in done.items()}  # fmt: skip
+    assert quickest[1] / quickest[0] == pytest.approx(1.5, rel=0.02)

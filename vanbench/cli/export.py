@@ -35,9 +35,9 @@ def export(
     """Write measured rows in the format of another tool; what it has no room for is said on the error stream."""
     from vanbench.errors import UserError, unknown
     from vanbench.record.files import replace_file
-    from vanbench.report.stored import parse_only, read_stored
     from vanbench.report.exporters import Wishes, format_named
     from vanbench.report.exporters import export as exported
+    from vanbench.report.stored import parse_only, read_stored
     from vanbench.spec.names import TASKS
 
     format_named(to)  # the word is checked before anything is read

@@ -38,8 +38,8 @@ from vanbench.stats import median
 
 __all__ = ["TURNS_S", "Ended", "Event", "Opened", "Played", "gate"]
 
-# Turns of a block: about as long as it takes to start the three processes of a small model, after which longer turns gain
-# less than more blocks do (docs/measurement.md); but at least so many laps, for a mean of their middle half.
+# Turns of a block: about as long as it takes to start the three processes of a small model, after which longer turns
+# gain less than more blocks do (docs/measurement.md); but at least so many laps, for a mean of their middle half.
 TURNS_S = 4.0
 LAPS_AT_LEAST = 8
 

@@ -9,8 +9,8 @@ from typing import Any
 from vanbench.errors import UserError
 from vanbench.record.environment import Environment
 from vanbench.record.record import Record
-from vanbench.report.stored import Entry
 from vanbench.report.export_values import Chosen, Exported, Wishes, figure
+from vanbench.report.stored import Entry
 from vanbench.stats import fmean, median, stdev
 
 __all__ = ["pytest_benchmark"]

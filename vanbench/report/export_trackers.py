@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from vanbench.errors import UserError
-from vanbench.report.stored import Entry
 from vanbench.report.export_values import Chosen, Exported, Wishes, figure, interval
+from vanbench.report.stored import Entry
 from vanbench.units import percent, plain, seconds
 
 __all__ = ["bencher", "github_action_benchmark", "otava"]

@@ -10,10 +10,10 @@ from typing import NamedTuple
 
 from vanbench.errors import UserError, unknown
 from vanbench.report.export_pytest_benchmark import pytest_benchmark
-from vanbench.report.stored import Stored, select
 from vanbench.report.export_timm import timm
 from vanbench.report.export_trackers import bencher, github_action_benchmark, otava
 from vanbench.report.export_values import Chosen, Exported, Wishes
+from vanbench.report.stored import Stored, select
 
 __all__ = ["FORMATS", "Exported", "Wishes", "export", "format_named"]
 
