@@ -21,23 +21,9 @@ import numpy as np
 import pytest
 from builders import make_environment, make_record, make_round, make_sweep
 
-from vanbench.analysis.history import (
-    BASELINE_POINTS,
-    LEAST_POINTS,
-    Change,
-    Judgement,
-    LeftOut,
-    Level,
-    Limits,
-    check_newest,
-    check_run,
-    differences,
-    hardware_differences,
-    judge,
-    limits_of,
-    points_of,
-    series_of,
-)
+from vanbench.analysis.history import Judgement, check_newest, check_run, judge, series_of
+from vanbench.analysis.history_points import Change, LeftOut, differences, hardware_differences, points_of
+from vanbench.analysis.level import BASELINE_POINTS, LEAST_POINTS, Level, Limits, limits_of
 from vanbench.analysis.verdict import Verdict
 from vanbench.errors import UserError
 from vanbench.record.ceilings import NO_BOOK

@@ -218,6 +218,14 @@ def test_a_new_segment_says_since_when_it_learns(in_tmp: Path, capsys: pytest.Ca
     assert "a new segment since torch 2.15.0 → 2.16.0" in capsys.readouterr().out
 
 
+def test_check_is_appended_to_the_page_beside_a_ci_job(in_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = in_tmp / "summary.md"
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(page))
+    make_store(Path("vanbench-history"), [95.0, 95.0])
+    assert main(["track", "check"]) == 1
+    assert "### vanbench track: 1 REGRESSED" in page.read_text()
+
+
 def test_check_judges_a_run_without_adding_it(in_tmp: Path, capsys: pytest.CaptureFixture[str]) -> None:
     store = Path("vanbench-history")
     make_store(store, [95.0])
@@ -509,7 +517,7 @@ def test_the_markdown_table_has_the_gravest_first_and_is_escaped() -> None:
 
 
 def test_the_markdown_of_a_run_says_what_is_missing() -> None:
-    from vanbench.analysis.history import LeftOut
+    from vanbench.analysis.history_points import LeftOut
 
     left_out = [LeftOut(CELL.slug, CELL.key, "failed", "exception: <no> " + "x" * 400)]
     findings = check_run(MACHINE, [], left_out, [make_point(0, cell=CELL)], [])

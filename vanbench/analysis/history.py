@@ -8,151 +8,26 @@ slowdown and the speed-up that undoes it are mirror images, and the unit does no
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
-import msgspec
-
+from vanbench.analysis.history_points import Change, LeftOut, differences
+from vanbench.analysis.level import BASELINE_POINTS, Held, Level
 from vanbench.analysis.verdict import Verdict
-from vanbench.record.environment import Hardware
-from vanbench.record.history import Accepted, Point, point_id, stack_key, stack_of, state_of, whole_time
-from vanbench.record.store import Run
+from vanbench.record.history import Accepted, Point
 from vanbench.stats import median
 
 __all__ = [
-    "BASELINE_POINTS",
-    "LEAST_POINTS",
-    "Change",
     "Finding",
-    "Held",
     "Judged",
     "Judgement",
-    "LeftOut",
-    "Level",
-    "Limits",
     "Opening",
     "Series",
     "check_newest",
     "check_run",
-    "differences",
-    "hardware_differences",
     "judge",
-    "limits_of",
-    "points_of",
     "series_of",
 ]
-
-# A baseline is the median of at most so many points; with fewer than the least nothing is concluded.
-BASELINE_POINTS = 20
-LEAST_POINTS = 10
-# How far from the baseline a point must be: so many standard deviations, by the median absolute deviation, which one
-# wild point does not move (1.4826 makes it a standard deviation for normal noise). A median of n points errs by
-# sqrt(pi / 2n) of one itself: hence 1 + 1.57/n.
-_SPREADS = 3.0
-_MAD_TO_SD = 1.4826
-_MEDIAN_VARIANCE = 1.57
-_BEYOND = {-1: Verdict.REGRESSED, 1: Verdict.IMPROVED}
-# And never less than this, however steady the series: nobody acts on less, and a spread from ten points can be luck.
-_LEAST_CHANGE = math.log(1.02)
-
-
-class Limits(NamedTuple):
-    """What a point is held against, as logarithms of images/s: centre ± half."""
-
-    centre: float
-    half: float
-
-
-class Held(NamedTuple):
-    """One point held against its baseline. side: -1 below, 0 within, 1 above the limits.
-
-    limits: None while learning. places: of the baseline's points, as they were given to `Level.hold`.
-    """
-
-    verdict: Verdict
-    side: int
-    limits: Limits | None
-    places: tuple[int, ...]
-
-
-class _Mark(NamedTuple):
-    place: int
-    log: float
-
-
-class Level:
-    """The speed that a segment stands at, learnt from its points one by one. Which of them form the baseline:
-
-    A point beyond a limit waits, so that it does not shift what the next one is held against. If the next is not beyond
-    the same limit, it stood alone: it is noise, and joins. Leaving such points out would make the spread look smaller
-    than it is, and false alerts would feed on themselves.
-
-    With two in a row beyond the same limit another level has begun, which ends with two in a row that are not. All of
-    it stays out. Below (REGRESSED) for good: a baseline that takes slow points in is silent after eight of them,
-    whether anybody has looked or not. So a lasting regression goes on alerting until it is undone or accepted.
-
-    Above (IMPROVED) nobody is asked to accept anything, and a baseline left below would hide the loss of what was won.
-    But old and new points mixed make limits four times as wide (simulated, 5 % at sd 1 %), just while somebody works on
-    the speed. So the old level stays the baseline, sharp as it was, until the new one has points enough to be one.
-    """
-
-    def __init__(self) -> None:
-        self._kept: list[_Mark] = []
-        # Of the other level, if one has begun: its side, its points, and at most one that may be its end.
-        self._side = 0
-        self._other: list[_Mark] = []
-        self._waiting: list[tuple[_Mark, int]] = []
-        self.length = 0
-
-    @property
-    def apart(self) -> tuple[tuple[int, float], ...]:
-        """(place, log) of the newest points that are not the baseline's, from the first beyond the limit."""
-        return (*self._other, *(mark for mark, _ in self._waiting))
-
-    def hold(self, log: float, place: int = 0) -> Held:
-        """The verdict on the next point of the segment. log: of its images/s; place: what to call it in `places`."""
-        baseline = self._kept[-BASELINE_POINTS:]
-        places = tuple(mark.place for mark in baseline)
-        mark = _Mark(place, log)
-        self.length += 1
-        if len(baseline) < LEAST_POINTS:
-            self._kept.append(mark)
-            return Held(Verdict.LEARNING, 0, None, places)
-        limits = limits_of([each.log for each in baseline])
-        side = (log > limits.centre + limits.half) - (log < limits.centre - limits.half)
-        self._sort_in(mark, side)
-        beyond = side != 0 and side == self._side
-        if self._side > 0 and len(self._other) >= LEAST_POINTS:
-            self._kept, self._other, self._side = self._other, [], 0
-        return Held(_BEYOND[side] if beyond else Verdict.PASS, side, limits, places)
-
-    def _sort_in(self, mark: _Mark, side: int) -> None:
-        earlier, self._waiting = self._waiting, []
-        if self._side and side == self._side:
-            self._other += [*(each for each, _ in earlier), mark]
-        elif self._side and not earlier:
-            self._waiting = [(mark, side)]
-        elif self._side:
-            # The second in a row that is not beyond: back at the old level, where both are points like any other.
-            self._side, self._other = 0, []
-            self._sort_in(*earlier[0])
-            self._sort_in(mark, side)
-        elif earlier and side == earlier[0][1]:
-            self._side, self._other = side, [earlier[0][0], mark]
-        else:
-            self._kept += [each for each, _ in earlier]
-            if side:
-                self._waiting = [(mark, side)]
-            else:
-                self._kept.append(mark)
-
-
-def limits_of(logs: Sequence[float]) -> Limits:
-    """The limits that a baseline of these logarithms gives."""
-    centre = median(logs)
-    deviation = _MAD_TO_SD * median([abs(each - centre) for each in logs])
-    half = _SPREADS * deviation * math.sqrt(1 + _MEDIAN_VARIANCE / len(logs))
-    return Limits(centre, max(half, _LEAST_CHANGE))
 
 
 # --- series, segments and the verdict on each point -----------------------------------------------------------------
@@ -170,14 +45,6 @@ class Series(NamedTuple):
     def slug(self) -> str:
         """The cell's name for people."""
         return self.points[-1].slug
-
-
-class Change(NamedTuple):
-    """One thing that is not what it was; empty where it was, or is, not there."""
-
-    name: str
-    before: str
-    after: str
 
 
 class Opening(NamedTuple):
@@ -332,15 +199,6 @@ class Finding(NamedTuple):
     why: str = ""
 
 
-class LeftOut(NamedTuple):
-    """A cell of a run that is no point: status is failed or skipped."""
-
-    slug: str
-    cell_key: str
-    status: str
-    reason: str
-
-
 def check_newest(judgements: Sequence[Judgement]) -> tuple[list[Finding], list[Judgement]]:
     """The verdict on the newest point of each series of one or more machines, and the series that have ended.
 
@@ -403,83 +261,3 @@ def check_run(
         if each.cell_key in before
     ]
     return [*(found[point.cell_key] for point in points), *lost]
-
-
-# --- from a run to points, and what differs -------------------------------------------------------------------------
-
-
-def points_of(
-    run: Run, rows: Sequence[Mapping[str, Any]], commit: str | None, branch: str | None
-) -> tuple[list[Point], list[LeftOut]]:
-    """A point for each measured cell of a run, and the cells that have none.
-
-    rows: of the run's table (`report.table.rows`), one a record and in their order, so that the history and
-    results.csv have the same figures. Raises UserError if the run has no proper time.
-    """
-    environment = run.environment
-    time = whole_time(environment.date, str(run.path / "environment.json"))
-    points, left_out = [], []
-    for record, row in zip(run.records, rows, strict=True):
-        sampled = [each for each in record.rounds if each.seconds > 0]
-        if row["status"] != "measured" or record.facts is None or not sampled:
-            status = "failed" if row["status"] == "failed" else "skipped"
-            left_out.append(LeftOut(record.cell.slug, record.key, status, row["reason"] or "no sample was taken"))
-            continue
-        stack = stack_of(environment, record.facts.threads)
-        points.append(
-            Point(
-                id=point_id(environment.machine_key, record.key, time, record.rounds[0]),
-                time=time,
-                commit=commit,
-                branch=branch,
-                machine_key=environment.machine_key,
-                machine=environment.machine,
-                device_name=row["device_name"] or environment.device_name,
-                stack=stack,
-                stack_key=stack_key(stack),
-                state=state_of(environment),
-                vanbench_version=environment.software.vanbench,
-                cell_key=record.key,
-                cell=record.cell.asked,
-                slug=record.cell.slug,
-                images_per_s=row["images_per_s"],
-                low=row["images_per_s_low"],
-                high=row["images_per_s_high"],
-                rounds=len(record.rounds),
-                rates=tuple(each.images / each.seconds for each in sampled),
-                ratio=row["ratio"],
-                reference=row["ratio_to"] if row["ratio"] is not None else None,
-                flags=tuple(str(row["flags"]).split(";")) if row["flags"] else (),
-            )
-        )
-    return points, left_out
-
-
-def differences(before: Mapping[str, str], after: Mapping[str, str]) -> tuple[Change, ...]:
-    """What is not the same, in the order of `after`, then what is gone."""
-    names = [*after, *(name for name in before if name not in after)]
-    return tuple(
-        Change(name, before.get(name, ""), after.get(name, ""))
-        for name in names
-        if before.get(name, "") != after.get(name, "")
-    )
-
-
-def hardware_differences(here: Hardware, known: Mapping[str, Hardware]) -> tuple[str, tuple[Change, ...]] | None:
-    """The machine that is most like this one, by its key, and in what the two differ; None if none is known."""
-    if not known:
-        return None
-    found = {key: differences(_flat(other), _flat(here)) for key, other in known.items()}
-    nearest = min(found, key=lambda key: (len(found[key]), key))
-    return nearest, found[nearest]
-
-
-def _flat(hardware: Hardware) -> dict[str, str]:
-    fields: dict[str, str] = {}
-    for name, value in msgspec.to_builtins(hardware).items():
-        if name == "gpus":
-            for i, gpu in enumerate(value):
-                fields.update({f"gpus.{i}.{part}": str(seen) for part, seen in gpu.items()})
-        else:
-            fields[name] = str(value)
-    return fields

@@ -39,7 +39,7 @@ def add(
     debug: _Debug = False,
 ) -> int:
     """Append every measured cell of run directories to the history; a run that is in it already adds nothing."""
-    from vanbench.analysis.history import points_of
+    from vanbench.analysis.history_points import points_of
     from vanbench.execute.commit import origin
     from vanbench.record.history import append
 
@@ -117,6 +117,7 @@ def check(
     else:
         for name, findings, ended in tables:
             _print_check(name, findings, ended)
+    _summarise(tables, len(history.unreadable))
     for line in strangers:
         typer.echo(f"vanbench: {line}", err=True)
     for option, word, at_fault in (("--on-inconclusive", on_inconclusive, 3), ("--on-invalid", on_invalid, 4)):
@@ -291,7 +292,8 @@ def _matching(points: Sequence[Point], pattern: str) -> list[Point]:
 
 def _of_run(run: Run, rows: Sequence[dict[str, Any]], history: History) -> tuple[list[Finding], list[str]]:
     """Findings on a run's cells, and what to say where its machine is not in the history."""
-    from vanbench.analysis.history import check_run, points_of
+    from vanbench.analysis.history import check_run
+    from vanbench.analysis.history_points import points_of
     from vanbench.errors import UserError
 
     environment = run.environment
@@ -307,7 +309,7 @@ def _of_run(run: Run, rows: Sequence[dict[str, Any]], history: History) -> tuple
 
 
 def _strangeness(key: str, name: str, hardware: Hardware, history: History, keys: Sequence[str]) -> list[str]:
-    from vanbench.analysis.history import hardware_differences
+    from vanbench.analysis.history_points import hardware_differences
     from vanbench.report.history_text import changes_text
 
     known = ", ".join(f"{each} ({called})" for each, called in zip(keys, _names(history.points, keys), strict=True))
@@ -318,6 +320,23 @@ def _strangeness(key: str, name: str, hardware: Hardware, history: History, keys
     if nearest is not None:
         lines.append(f"from {nearest[0]} it differs in {changes_text(nearest[1])}")
     return lines
+
+
+def _summarise(tables: Sequence[tuple[str, list[Finding], list[Judgement]]], unreadable: int) -> None:
+    """The check on the page beside a CI job, where there is one; cut to counts if it would not fit."""
+    from vanbench.report.history_text import markdown, verdict_counts
+    from vanbench.report.step_summary import append_summary
+
+    def pages(most: int) -> str:
+        whole = "\n".join(
+            markdown(findings, name, unreadable=unreadable, ended=len(ended)) for name, findings, ended in tables
+        )
+        if len(whole.encode()) <= most:
+            return whole
+        counts = "\n".join(f"vanbench track: {verdict_counts(findings)}" for _, findings, _ in tables)
+        return counts if len(counts.encode()) <= most else ""
+
+    append_summary(pages)
 
 
 def _reaction(option: str, word: str) -> None:
@@ -352,7 +371,7 @@ def _print_check(about: str, findings: Sequence[Finding], ended: Sequence[Judgem
 
 
 def _ended_lines(ended: Sequence[Judgement]) -> list[str]:
-    from vanbench.analysis.history import BASELINE_POINTS
+    from vanbench.analysis.level import BASELINE_POINTS
 
     if not ended:
         return []

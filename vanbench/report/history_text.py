@@ -8,7 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from vanbench.analysis.flags import remedies
-from vanbench.analysis.history import LEAST_POINTS, Change, Finding, Judged, Judgement, Opening
+from vanbench.analysis.history import Finding, Judged, Judgement, Opening
+from vanbench.analysis.history_points import Change
+from vanbench.analysis.level import LEAST_POINTS
 from vanbench.analysis.verdict import Verdict
 from vanbench.record.history import Point, Unreadable
 from vanbench.report.to_markdown import escaped, markdown_table
