@@ -103,7 +103,7 @@ def committed() -> list[Path]:
 def test_the_gates_played_on_a_real_machine_stand() -> None:
     assert committed()
     for file in committed():
-        rows = list(csv.DictReader(file.open()))
+        rows = list(csv.DictReader(file.read_text(encoding="utf-8").splitlines()))
         by_truth: dict[float, list[str]] = {}
         for row in rows:
             by_truth.setdefault(float(row["slowdown_percent"]), []).append(row["verdict"])
@@ -119,7 +119,7 @@ def test_their_verdicts_follow_from_the_turns_that_are_kept() -> None:
     from vanbench.spec.rules import Rules
 
     for file in committed():
-        rows = {row["gate"]: row for row in csv.DictReader(file.open())}
+        rows = {row["gate"]: row for row in csv.DictReader(file.read_text(encoding="utf-8").splitlines())}
         gates = msgspec.json.decode(gzip.decompress(file.with_name("gate_turns.json.gz").read_bytes()))["gates"]
         assert {gate["gate"] for gate in gates} == set(rows)
         for gate in gates:

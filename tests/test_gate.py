@@ -297,7 +297,7 @@ def test_arms_whose_answers_differ_are_not_compared() -> None:
 
 def test_the_distance_of_two_answers_is_that_of_the_worst_row_in_units_of_what_it_may_be() -> None:
     base = Answer(quantity="logits", rows=[[3.0, 4.0], [1.0, 0.0]], tolerances=[0.1, 0.2])
-    head = Answer(quantity="logits", rows=[[3.0, 4.5], [1.1, 0.0]], tolerances=[0.1, 0.2])
+    head = Answer(quantity="logits", rows=[[3.0, 4.5], [1.15, 0.0]], tolerances=[0.1, 0.2])
     found = apart(base, head)
     assert found.distance == pytest.approx(0.1)
     assert found.allowed == 0.1
@@ -369,6 +369,56 @@ def test_what_is_slower_everywhere_by_a_little_shows_in_all_cells_together() -> 
     spread = [line.first.sd for line in found.pairs if line.first is not None and line.first.sd is not None]
     assert found.family.first.sd is not None
     assert found.family.first.sd < min(spread)
+
+
+def opposed(slowdown: float, count: int = 8, seed: int = 0) -> GateRecord:
+    """Two cells that are slower by the same, whose noise is large and of opposite sign in every block."""
+    members = []
+    for sign, model in ((1, "resnet18"), (-1, "resnet34")):
+        made = []
+        for number in range(1, count + 1):
+            off = math.exp(sign * (-1) ** number * (0.05 + 0.001 * number + 0.0001 * seed))
+            head = make_round("b", [0.1 * (1 + slowdown) * off * (1 + 0.002 * (number % 3))] * 4)
+            flat = make_round("b", [0.1] * 4)
+            made.append(Block(number=number, seed=0, order=(0, 1, 2), base=flat, head=head, twin=flat))
+        cell = Cell(model=model)
+        members.append(PairRecord(base=cell, head=cell, passes=(tuple(made),)))
+    return with_pairs(members)
+
+
+def test_what_no_cell_shows_alone_all_together_can_and_it_must_recur_too() -> None:
+    once = opposed(0.04)
+    found = outcome(once)
+    assert [line.verdict for line in found.pairs] == [Verdict.INCONCLUSIVE] * 2
+    assert found.family is not None
+    assert found.family.first is not None
+    assert found.family.first.verdict is Verdict.REGRESSED
+    assert found.family.verdict is Verdict.INCONCLUSIVE, "it has not recurred"
+    assert exit_code(found.verdicts, "pass", "pass") == 0
+    assert suspects(once) == [0, 1]
+    again = opposed(0.04, seed=5)
+    twice = with_pairs(
+        [
+            msgspec.structs.replace(pair, passes=(*pair.passes, *other.passes))
+            for pair, other in zip(once.pairs, again.pairs, strict=True)
+        ]
+    )
+    assert exit_code(outcome(twice).verdicts, "pass", "pass") == 1
+    assert Verdict.REGRESSED in outcome(twice).verdicts
+
+
+def test_all_cells_together_are_judged_over_the_blocks_that_all_played_undisturbed() -> None:
+    first, second = opposed(0.04, count=9).pairs
+    loud = Disturbance(window_s=1.0, steps=8, involuntary_switches=1000)
+    blocks_of = list(second.passes[0])
+    spoiled = msgspec.structs.replace(blocks_of[2], head=make_round("b", [9.0] * 4, disturbance=loud))
+    blocks_of[2] = spoiled
+    found = outcome(with_pairs([first, msgspec.structs.replace(second, passes=(tuple(blocks_of),))]))
+    assert found.family is not None
+    assert found.family.first is not None
+    kept = [number for number in range(9) if number != 2]
+    changes = [(observe(first.passes[0][i]).change + observe(second.passes[0][i]).change) / 2 for i in kept]
+    assert found.family.first.mean == pytest.approx(sum(changes) / 8)
 
 
 # --- exit codes -----------------------------------------------------------------------------------------------------

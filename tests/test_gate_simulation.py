@@ -161,7 +161,7 @@ def committed(name: str) -> list[Path]:
 
 def test_the_committed_simulation_reaches_its_figures() -> None:
     (file,) = committed("gate_rules.csv")
-    rows = list(csv.DictReader(file.open()))
+    rows = list(csv.DictReader(file.read_text(encoding="utf-8").splitlines()))
     names = {row["noise"] for row in rows}
     assert {*MODELS, "real turns"} <= names
     gate = {(row["noise"], float(row["slowdown_percent"])): row for row in rows if row["rule"] == "gate"}
