@@ -345,6 +345,26 @@ def table(lines: Sequence[Line]) -> str:
     return "\n".join(text)
 
 
+def page(rows: Sequence[dict[str, str]]) -> str:
+    """The two tables of docs/measurement.md, from the rows of gate_rules.csv."""
+    share = {(row["noise"], row["rule"], float(row["slowdown_percent"])): 100 * float(row["flagged"]) for row in rows}
+    innocent = [row for row in rows if (row["rule"], row["slowdown_percent"]) == ("gate", "0.0")]
+    limit = {row["noise"]: 100 * float(row["flagged_high"]) for row in innocent}
+    names = list(dict.fromkeys(row["noise"] for row in rows))
+    columns = [100 * slowdown for slowdown in SLOWDOWNS]
+    text = ["| noise | 0 % | limit | " + " | ".join(f"{column:g} %" for column in columns[1:]) + " |"]
+    text.append("| --- |" + " ---: |" * (len(columns) + 1))
+    for name in names:
+        cells = [f"{share[name, 'gate', column]:.2f}" for column in columns]
+        text.append(f"| {name} | {' | '.join([cells[0], f'{limit[name]:.3f}', *cells[1:]])} |")
+    text += ["", "| noise | " + " | ".join(RIVALS) + " |", "| --- |" + " ---: |" * len(RIVALS)]
+    for name in names:
+        if (name, next(iter(RIVALS)), 0.0) in share:
+            cells = [f"{share[name, rule, 0.0]:.1f}, {share[name, rule, 5.0]:.0f}" for rule in RIVALS]
+            text.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(text)
+
+
 def main() -> None:
     """Simulate, print the table, keep the CSV."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

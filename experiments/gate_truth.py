@@ -8,7 +8,9 @@ Columns:  gate_truth.csv has a row a gate: `slowdown_percent` that was injected 
 sample's own time), the `verdict`, both passes' verdicts, the `change_percent` of images/s with its 95 % interval, the
 spread of a block (`sd_percent`), the smallest slowdown it could have found, blocks played and left out, seconds taken.
           gate_turns.json.gz has every turn: for each gate and pass a list of blocks, each with why it was left out
-(`void`) and `turns`, seconds an image of base, head and twin.
+(`void`), the `order` in which base, head and twin (0, 1, 2) started, and `turns`, seconds an image of the three.
+At the end it prints what a block's log-ratio is made of: the spread within blocks (from their odd and even laps), the
+rest, which is between processes, and what the place in the order of start does.
 
 The gates are played in a random order, so that a slow hour falls on all kinds alike.
 """
@@ -21,6 +23,7 @@ import gzip
 import math
 import random
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +31,12 @@ import msgspec
 
 from vanbench.analysis.gate import observe
 from vanbench.analysis.gate_outcome import outcome
+from vanbench.analysis.ratio import middle_half
 from vanbench.execute.gate import Ended, gate
 from vanbench.record.gate import GateRecord, read_gate
 from vanbench.record.measurement import Round
 from vanbench.spec.arm import Arm
+from vanbench.stats import fmean, median, stdev
 
 CELL = {"models": "resnet18", "batch-size": "4", "image-size": "96"}
 COLUMNS = (
@@ -70,10 +75,16 @@ def turns_of(record: GateRecord) -> list[list[dict[str, Any]]]:
     """Every block of every pass."""
     (pair,) = record.pairs
     return [
-        [{"void": observe(block).void, "turns": [per_image(block.base), per_image(block.head), per_image(block.twin)]}
-         for block in blocks]
+        [
+            {
+                "void": observe(block).void,
+                "order": block.order,
+                "turns": [per_image(block.base), per_image(block.head), per_image(block.twin)],
+            }
+            for block in blocks
+        ]
         for blocks in pair.passes
-    ]  # fmt: skip
+    ]
 
 
 def row(name: str, record: GateRecord, seconds: float) -> list[str]:
@@ -143,6 +154,51 @@ def write(work: Path, out: Path) -> None:
             slowdown = record.head.asked.slowdown
             kept.append({"gate": done.parent.name, "slowdown": slowdown, "passes": turns_of(record)})
     (out / "gate_turns.json.gz").write_bytes(gzip.compress(msgspec.json.encode({"gates": kept}), mtime=0))
+    with open(out / "gate_truth.csv", newline="") as file:
+        print(page(list(csv.DictReader(file))))
+    print(spread(kept))
+
+
+def page(rows: Sequence[dict[str, str]]) -> str:
+    """The table of docs/measurement.md, from the rows of gate_truth.csv."""
+    text = ["| injected | gates | REGRESSED in the first pass | in both | PASS | other | measured, mean and range |"]
+    text.append("| ---: | ---: | ---: | ---: | ---: | ---: | --- |")
+    for truth in sorted({float(row["slowdown_percent"]) for row in rows}):
+        mine = [row for row in rows if float(row["slowdown_percent"]) == truth]
+        first = sum(row["first"] == "REGRESSED" for row in mine)
+        both, passed = (sum(row["verdict"] == word for row in mine) for word in ("REGRESSED", "PASS"))
+        slower = [100 * (1 / (1 + float(row["change_percent"]) / 100) - 1) for row in mine if row["change_percent"]]
+        seen = f"{fmean(slower):+.2f} % ({min(slower):+.1f} to {max(slower):+.1f})"
+        other = len(mine) - both - passed
+        text.append(f"| {truth:g} % | {len(mine)} | {first} | {both} | {passed} | {other} | {seen} |")
+    return "\n".join(text)
+
+
+def spread(gates: Sequence[dict[str, Any]]) -> str:
+    """What a block's spread is made of, in percent; the injected slowdown is taken out."""
+    totals, within, places = [], [], dict[int, list[float]]({0: [], 1: [], 2: []})
+    for one in gates:
+        off = math.log1p(one["slowdown"])
+        for blocks in one["passes"]:
+            changes = []
+            for block in blocks:
+                if block["void"]:
+                    continue
+                base, head, twin = ([math.log(seconds) for seconds in turns] for turns in block["turns"])
+                laps = [(b + t) / 2 - h + off for b, h, t in zip(base, head, twin, strict=True)]
+                changes.append(middle_half(laps))
+                within.append((middle_half(laps[0::2]) - middle_half(laps[1::2])) ** 2 / 4)
+                rates = [-median(base), off - median(head), -median(twin)]
+                for place, seat in enumerate(block["order"]):
+                    places[place].append(rates[seat] - fmean(rates))
+            totals.append(stdev(changes) ** 2)
+    total, inside = fmean(totals), fmean(within)
+    words = [f"spread of a block {100 * math.sqrt(total):.2f} %: within {100 * math.sqrt(inside):.2f} %"]
+    words.append(f"between processes {100 * math.sqrt(max(0.0, total - inside)):.2f} %")
+    for place, offs in places.items():
+        half = 196 * stdev(offs) / math.sqrt(len(offs))
+        words.append(f"started {('first', 'second', 'third')[place]} {100 * fmean(offs):+.2f} ± {half:.2f} %")
+    return ", ".join(words)
 
 
 if __name__ == "__main__":

@@ -72,6 +72,16 @@ def test_the_tables_of_the_bandwidth_page_are_those_of_the_committed_results() -
     assert "<!-- table: " in page
 
 
+def test_the_gates_tables_are_those_of_the_committed_results(monkeypatch: pytest.MonkeyPatch) -> None:
+    import importlib
+
+    monkeypatch.syspath_prepend(str(ROOT / "experiments"))
+    module = importlib.import_module("measurement_page")
+    page = (ROOT / "docs" / "measurement.md").read_text(encoding="utf-8")
+    (results,) = {file.parent for file in (ROOT / "results").glob("*/gate_rules.csv")}
+    assert module.filled(page, results) == page, "run experiments/measurement_page.py"
+
+
 def test_sweep_files_in_experiments_parse() -> None:
     from vanbench.spec.sweep import parse_sweep, read_toml
 
