@@ -72,7 +72,7 @@ class Ended(NamedTuple):
 Event = Opened | Phase | Turn | Played | Ended
 
 
-class _Book:
+class _Draft:
     """The record as it grows, written after each change."""
 
     def __init__(self, path: Path, record: GateRecord) -> None:
@@ -130,26 +130,28 @@ def gate(
                     for arm, start in zip(seen, starters, strict=False)
                 ]
                 _check_support(seen, cells)
+                members = [_paired(pair, starters) for pair in cells]
             except WorkerError as error:
                 problem = str(error)
-            book = _begin(out, seen, rules, _sampling(seen, seed, timeout_s), cells, problem)
+                members = [PairRecord(base=pair.base, head=pair.head) for pair in cells]
+            draft = _begin(out, seen, rules, _sampling(seen, seed, timeout_s), members, problem)
             if not problem:
-                yield from _look_over(book, both, starters, seed, turns_s)
-            yield Opened(book.path, book.record, len(timed(book.record)) if not book.record.problem else 0)
-        if not book.record.problem:
+                yield from _look_over(draft, both, starters, seed, turns_s)
+            yield Opened(draft.path, draft.record, len(timed(draft.record)) if not draft.record.problem else 0)
+        if not draft.record.problem:
             try:
-                yield from _pass(book, both, 0, list(range(len(cells))), seed, deadline)
-                again = suspects(book.record)
-                if again and not book.record.stopped:
+                yield from _pass(draft, both, 0, list(range(len(cells))), seed, deadline)
+                again = suspects(draft.record)
+                if again and not draft.record.stopped:
                     for index in again:
-                        book.change_pair(index, passes=(*book.record.pairs[index].passes, ()))
-                    yield from _pass(book, both, 1, again, seed, deadline)
+                        draft.change_pair(index, passes=(*draft.record.pairs[index].passes, ()))
+                    yield from _pass(draft, both, 1, again, seed, deadline)
             except BaseException:
-                book.change(stopped="interrupted")
+                draft.change(stopped="interrupted")
                 raise
-        final = outcome(book.record)
-        book.change(verdicts={each.slug: str(each.verdict) for each in final.pairs})
-        yield Ended(book.path, book.record, final)
+        final = outcome(draft.record)
+        draft.change(verdicts={each.slug: str(each.verdict) for each in final.pairs})
+        yield Ended(draft.path, draft.record, final)
 
 
 def _begin(
@@ -157,9 +159,9 @@ def _begin(
     seen: Sequence[ArmSeen],
     rules: Rules,
     sampling: Sampling,
-    cells: Sequence[Pair],
+    members: Sequence[PairRecord],
     problem: str,
-) -> _Book:
+) -> _Draft:
     if out is None:
         # Where no arm could be started, nobody has said what this machine is.
         machines = [arm.environment.machine for arm in seen if arm.environment is not None]
@@ -171,12 +173,12 @@ def _begin(
         head=seen[1],
         rules=rules,
         sampling=sampling,
-        pairs=tuple(PairRecord(base=pair.base, head=pair.head) for pair in cells),
+        pairs=tuple(members),
         problem=problem,
     )
-    book = _Book(out, record)
-    book.change()
-    return book
+    draft = _Draft(out, record)
+    draft.change()
+    return draft
 
 
 def _sampling(seen: Sequence[ArmSeen], seed: int, timeout_s: float) -> Sampling:
@@ -229,46 +231,38 @@ def _named(role: str) -> Iterator[None]:
 
 
 def _look_over(
-    book: _Book, both: tuple[Source, Source], starters: Sequence[Starter], seed: int, turns_s: float | None
+    draft: _Draft, both: tuple[Source, Source], starters: Sequence[Starter], seed: int, turns_s: float | None
 ) -> Iterator[Phase]:
-    """Names, sizes and answers of both arms; each pair in which one is amiss gets its problem and is not timed."""
+    """Sizes and answers of both arms; each pair in which one is amiss gets its problem and is not timed."""
     loaded: list[set[str]] = [set(), set()]
-    for index, pair in enumerate(book.record.pairs):
-        lacks = {
-            role: problem
-            for role, start, cell in zip(ROLES, starters, (pair.base, pair.head), strict=False)
-            if (problem := _name_problem(start, cell))
-        }
-        if len(lacks) == 2:
-            raise UserError(lacks["base"])
-        if lacks:
-            ((role, problem),) = lacks.items()
-            book.change_pair(index, missing=role, problem=f"{role}: {problem}")
+    for index, pair in enumerate(draft.record.pairs):
+        if pair.missing:
             continue
         found = []
         for side, (role, cell) in enumerate(zip(ROLES, (pair.base, pair.head), strict=False)):
-            arm = (book.record.base, book.record.head)[side]
+            arm = (draft.record.base, draft.record.head)[side]
             try:
-                found.append((yield from _rehearse(book, starters[side], arm, cell, both[side].tree, seed)))
+                found.append((yield from _rehearse(draft, starters[side], arm, cell, both[side].tree, seed)))
             except ChildFailure as failure:
-                book.change_pair(index, problem=f"{role}: {failure.kind}: {failure}")
+                draft.change_pair(index, problem=f"{role}: {failure.kind}: {failure}")
                 break
             loaded[side].update(found[-1][0].loaded)
         if len(found) == 2:
             (_, mine), (_, theirs) = found
+            # Other models, tasks and sizes answer differently by nature.
             comparable = (pair.base.model, pair.base.task, pair.base.image_size) == (
                 pair.head.model, pair.head.task, pair.head.image_size
             )  # fmt: skip
             assert mine.answer is not None
             assert theirs.answer is not None
-            book.change_pair(
+            draft.change_pair(
                 index,
                 base_size=_size(mine),
                 head_size=_size(theirs),
                 apart=apart(mine.answer, theirs.answer) if comparable else None,
-                turns_s=turns_s if turns_s is not None else _turns_for((mine, theirs, mine), book.record.sampling),
+                turns_s=turns_s if turns_s is not None else _turns_for((mine, theirs, mine), draft.record.sampling),
             )
-    _check_trees(book, both, loaded)
+    _check_trees(draft, both, loaded)
 
 
 def _check_support(seen: Sequence[ArmSeen], cells: Sequence[Pair]) -> None:
@@ -281,22 +275,31 @@ def _check_support(seen: Sequence[ArmSeen], cells: Sequence[Pair]) -> None:
                 raise UserError(f"{role}: {pair[place].slug}: {why}")
 
 
-def _name_problem(start: Starter, cell: Cell) -> str:
-    answer = ask_once(start, Names(models=(cell.model,)))
-    assert isinstance(answer, Named)
-    return answer.problems.get(cell.model, "")
+def _paired(pair: Pair, starters: Sequence[Starter]) -> PairRecord:
+    """The pair's record, with the arm that has no such model; a model that neither has is a mistake."""
+    lacks = {}
+    for role, start, cell in zip(ROLES, starters, pair, strict=False):
+        answer = ask_once(start, Names(models=(cell.model,)))
+        assert isinstance(answer, Named)
+        if answer.problems:
+            lacks[role] = next(iter(answer.problems.values()))
+    if len(lacks) == 2:
+        raise UserError(lacks["base"])
+    missing = "".join(lacks)
+    problem = f"{missing}: {lacks[missing]}" if missing else ""
+    return PairRecord(base=pair.base, head=pair.head, missing=missing, problem=problem)
 
 
 def _rehearse(
-    book: _Book, start: Starter, arm: ArmSeen, cell: Cell, tree: str | None, seed: int
+    draft: _Draft, start: Starter, arm: ArmSeen, cell: Cell, tree: str | None, seed: int
 ) -> Generator[Phase, None, tuple[Vetted, Ready]]:
     """Vet a cell and start it once without a turn: it is compiled, checked and counted, and its answer is told."""
     assert arm.environment is not None
-    device, timeout_s = arm.environment.device, book.record.sampling.timeout_s
+    device, timeout_s = arm.environment.device, draft.record.sampling.timeout_s
     vetting = start.fork(Vet(cell=cell, device=device, seed=seed, under=tree), cell.slug)
     vetted = yield from hear(vetting, Vetted, cell, timeout_s)
     vetting.leave()
-    task = Measure(cell=cell, device=device, sampling=book.record.sampling, seed=seed, answer=True)
+    task = Measure(cell=cell, device=device, sampling=draft.record.sampling, seed=seed, answer=True)
     child = start.fork(task, cell.slug)
     ready = yield from hear(child, Ready, cell, timeout_s)
     child.kill()
@@ -324,30 +327,30 @@ def _size(ready: Ready) -> Size:
     )
 
 
-def _check_trees(book: _Book, both: tuple[Source, Source], loaded: Sequence[set[str]]) -> None:
+def _check_trees(draft: _Draft, both: tuple[Source, Source], loaded: Sequence[set[str]]) -> None:
     """An arm whose own tree is never imported would be compared with itself, and pass for ever."""
     arms = []
-    for arm, source, packages in zip((book.record.base, book.record.head), both, loaded, strict=True):
-        if source.tree is not None and not packages and any(not pair.problem for pair in book.record.pairs):
+    for arm, source, packages in zip((draft.record.base, draft.record.head), both, loaded, strict=True):
+        if source.tree is not None and not packages and any(not pair.problem for pair in draft.record.pairs):
             where = f"path={arm.asked.path}" if arm.asked.path is not None else f"ref={arm.asked.ref}"
             raise UserError(f"nothing was imported from {where}: this arm would measure other code than it names")
         arms.append(msgspec.structs.replace(arm, loaded=tuple(sorted(packages))))
-    book.change(base=arms[0], head=arms[1])
+    draft.change(base=arms[0], head=arms[1])
 
 
 # --- blocks ---------------------------------------------------------------------------------------------------------
 
 
 def _pass(
-    book: _Book, both: tuple[Source, Source], number: int, members: Sequence[int], seed: int, deadline: float
+    draft: _Draft, both: tuple[Source, Source], number: int, members: Sequence[int], seed: int, deadline: float
 ) -> Iterator[Event]:
     """Play blocks of these pairs until each has its judgement, or the time is up."""
-    active = [index for index in timed(book.record) if index in members]
+    active = [index for index in timed(draft.record) if index in members]
     longest = 0.0
     count = 0
     while active:
         if time.monotonic() + longest > deadline:
-            book.change(stopped="budget")
+            draft.change(stopped="budget")
             return
         begun = time.monotonic()
         count += 1
@@ -355,23 +358,23 @@ def _pass(
         try:
             with _nurseries(both, draw) as starters:
                 for index in random.Random(draw).sample(active, len(active)):
-                    block = yield from _block(book, starters, index, number, count, seed)
-                    book.add(index, number, block)
-                    judgement = playing(book.record, index, number)
+                    block = yield from _block(draft, starters, index, number, count, seed)
+                    draft.add(index, number, block)
+                    judgement = playing(draft.record, index, number)
                     if judgement is not None:
                         active.remove(index)
-                    yield Played(book.record.pairs[index].pair.slug, count, number > 0, judgement)
+                    yield Played(draft.record.pairs[index].pair.slug, count, number > 0, judgement)
         except WorkerError as error:
-            book.change(problem=str(error))
+            draft.change(problem=str(error))
             return
         longest = max(longest, time.monotonic() - begun)
 
 
 def _block(
-    book: _Book, starters: Sequence[Starter], index: int, number: int, count: int, seed: int
+    draft: _Draft, starters: Sequence[Starter], index: int, number: int, count: int, seed: int
 ) -> Generator[Phase | Turn, None, Block]:
     """One block: fresh processes, started in a mirrored random order, taking turns."""
-    record = book.record
+    record = draft.record
     pair = record.pairs[index].pair
     name = f"b{count}.{number}.{pair.key}"
     arms = (record.base, record.head, record.base)

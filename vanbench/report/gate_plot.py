@@ -50,7 +50,7 @@ def draw_gate(record: GateRecord, found: Outcome) -> Drawn:
         notes.append(f"{len(panels) - _MOST_PANELS} further cells are in the table.")
     panels = panels[:_MOST_PANELS]
     with drawing():
-        about = f"{record.base.asked.text} → {record.head.asked.text}"
+        about = f"base {record.base.asked.text} → head {record.head.asked.text}"
         figure, axes = page(title, one_line(about, 90), notes, grid_shape(len(panels)), (3.3, 2.3), len(panels))
         for axis, (pair, line) in zip(axes, panels, strict=True):
             _panel(axis, record, pair, line)
@@ -88,7 +88,7 @@ def _panel(axis: Axes, record: GateRecord, pair: PairRecord, line: PairOutcome) 
         _dot(axis, spot, each, colour, number, 0.97 * reach)
     axis.set_ylim(-reach, reach)
     axis.set_xlim(0, max(place, 9))
-    axis.set_title(f"{one_line(line.slug, 44)}\n{line.verdict}", color=colour, loc="left")
+    axis.set_title(f"{one_line(line.slug)}\n{line.verdict}", color=colour, loc="left")
     axis.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axis.set_xlabel("block")
     axis.set_ylabel("change, %")
