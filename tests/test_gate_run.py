@@ -365,6 +365,7 @@ def test_a_gates_page_and_plot_are_drawn_again_from_its_record(played: Path) -> 
     assert not (played / "report.md").exists(), "a replay writes nothing"
     assert main(["report", str(played)]) == 0
     assert "REGRESSED" in (played / "report.md").read_text()
+    assert (played / "comment.md").read_text().startswith("<!-- vanbench:gate:v1 -->")
     assert (played / "plots" / "gate.png").stat().st_size > 10_000
 
 

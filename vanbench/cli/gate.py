@@ -223,7 +223,7 @@ def _answer(
         if record.stopped:
             console.print(f"stopped early: {record.stopped}", markup=False)
         if path is not None:
-            console.print(f"{path}: gate.json, report.md, plots/", markup=False, soft_wrap=True)
+            console.print(f"{path}: gate.json, report.md, comment.md, plots/", markup=False, soft_wrap=True)
     if path is None:
         now = {each.slug: str(each.verdict) for each in found.pairs}
         for slug, said in record.verdicts.items():
