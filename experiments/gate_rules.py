@@ -187,12 +187,14 @@ def pool_of(path: Path) -> list[Array]:
 
 
 def observations(log: Array) -> tuple[Array, Array]:
-    """(change, twin) of each block: the mean of the middle half of the laps' log-ratios of images/s."""
-    change = np.sort((log[:, :, 0] + log[:, :, 2]) / 2 - log[:, :, 1], axis=-1)
-    twin = np.sort(log[:, :, 0] - log[:, :, 2], axis=-1)
+    """(change, twin) of each block, as `analysis.gate.observe` makes them of one."""
     cut = math.floor(log.shape[-1] * 0.25)
-    kept = slice(cut, log.shape[-1] - cut)
-    return change[..., kept].mean(-1), twin[..., kept].mean(-1)
+
+    def middle_half(one: int, other: int) -> Array:
+        laps = np.sort(log[:, :, one] - log[:, :, other], axis=-1)
+        return np.asarray(laps[..., cut : log.shape[-1] - cut].mean(-1))
+
+    return (middle_half(0, 1) + middle_half(2, 1)) / 2, middle_half(0, 2)
 
 
 def verdicts(change: Array, twin: Array, rules: Rules) -> list[Judgement]:

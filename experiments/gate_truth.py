@@ -185,9 +185,10 @@ def spread(gates: Sequence[dict[str, Any]]) -> str:
                 if block["void"]:
                     continue
                 base, head, twin = ([math.log(seconds) for seconds in turns] for turns in block["turns"])
-                laps = [(b + t) / 2 - h + off for b, h, t in zip(base, head, twin, strict=True)]
-                changes.append(middle_half(laps))
-                within.append((middle_half(laps[0::2]) - middle_half(laps[1::2])) ** 2 / 4)
+                both = [[one - h + off for one, h in zip(each, head, strict=True)] for each in (base, twin)]
+                changes.append(fmean(middle_half(laps) for laps in both))
+                odd, even = (fmean(middle_half(laps[first::2]) for laps in both) for first in (0, 1))
+                within.append((odd - even) ** 2 / 4)
                 rates = [-median(base), off - median(head), -median(twin)]
                 for place, seat in enumerate(block["order"]):
                     places[place].append(rates[seat] - fmean(rates))

@@ -135,5 +135,6 @@ def observed_of(block: dict[str, Any], middle_half: Any, observed: Any) -> Any:
     import math
 
     base, head, twin = ([math.log(seconds) for seconds in each] for each in block["turns"])
-    change = middle_half([(b + t) / 2 - h for b, h, t in zip(base, head, twin, strict=True)])
+    both = [middle_half([one - h for one, h in zip(each, head, strict=True)]) for each in (base, twin)]
+    change = (both[0] + both[1]) / 2
     return observed(change, middle_half([b - t for b, t in zip(base, twin, strict=True)]), void=block["void"])

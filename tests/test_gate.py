@@ -222,6 +222,20 @@ def test_both_processes_of_the_base_count_alike() -> None:
     assert observe(one).twin == pytest.approx(math.log(0.10 / 0.12))
 
 
+def test_stalls_that_hit_all_three_alike_favour_nobody() -> None:
+    draw = random.Random(8)
+
+    def one() -> Round:
+        stalls = [2 if draw.random() < 0.1 else 1 for _ in range(18)]
+        return make_round("b", [0.1 * stall * draw.lognormvariate(0, 0.04) for stall in stalls])
+
+    seen = [observe(Block(number=i, seed=0, order=(0, 1, 2), base=one(), head=one(), twin=one())) for i in range(4000)]
+    mean = sum(each.change for each in seen) / len(seen)
+    error = math.sqrt(sum(each.change**2 for each in seen)) / len(seen)
+    assert abs(mean) < 3.3 * error
+    assert error < 0.0004, "a bias of 0.24 % would not be seen"
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
