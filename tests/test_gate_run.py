@@ -94,25 +94,28 @@ def test_several_cells_are_played_in_one_block_and_judged_together(
     assert found.family.confirmed
 
 
-@pytest.mark.parametrize("what", ["params", "macs", "bytes", "breaks"])
-def test_more_of_what_can_be_counted_is_regressed_before_a_block_is_played(
-    what: str, fake_worker: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # The same axes, so the model's name is the same: what differs is in the arms' own trees, here in the environment.
-    script = tmp_path / "worker.py"
+def other_head(folder: Path, fake_worker: tuple[str, ...], fact: str) -> tuple[tuple[str, ...], Arm]:
+    """A worker whose head, of the same name, has another fact; and the head, which has a tree of its own."""
+    script = folder / "worker.py"
     script.write_text(
         "import os, sys\n"
         f"sys.path.insert(0, {str(Path(fake_worker[1]).parent)!r})\n"
         "import fake_worker, vanbench.worker.nursery as nursery\n"
         "def serve(message, channel):\n"
         "    if os.environ['VANBENCH_CACHE'].endswith('head'):\n"
-        f"        message = message.replace(b'fake:100', b'fake:100~{what}=99999999')\n"
+        f"        message = message.replace(b'fake:100', b'fake:100~{fact}')\n"
         "    fake_worker.serve(message, channel)\n"
         "nursery.main(sys.argv[1:], fake_worker.warm, serve)\n"
     )
-    (tmp_path / "tree").mkdir()
-    worker = (sys.executable, str(script))
-    head = Arm(path=str(tmp_path / "tree"))
+    (folder / "tree").mkdir()
+    return (sys.executable, str(script)), Arm(path=str(folder / "tree"))
+
+
+@pytest.mark.parametrize("what", ["params", "macs", "bytes", "breaks"])
+def test_more_of_what_can_be_counted_is_regressed_before_a_block_is_played(
+    what: str, fake_worker: tuple[str, ...], tmp_path: Path
+) -> None:
+    worker, head = other_head(tmp_path, fake_worker, f"{what}=99999999")
     record, found = play(worker, tmp_path / "g", head=head)
     assert verdicts(found) == [Verdict.REGRESSED]
     assert "counted, not timed" in found.pairs[0].why
@@ -120,19 +123,8 @@ def test_more_of_what_can_be_counted_is_regressed_before_a_block_is_played(
 
 
 def test_different_answers_are_invalid_before_a_block_is_played(tmp_path: Path, fake_worker: tuple[str, ...]) -> None:
-    script = tmp_path / "worker.py"
-    script.write_text(
-        "import os, sys\n"
-        f"sys.path.insert(0, {str(Path(fake_worker[1]).parent)!r})\n"
-        "import fake_worker, vanbench.worker.nursery as nursery\n"
-        "def serve(message, channel):\n"
-        "    if os.environ['VANBENCH_CACHE'].endswith('head'):\n"
-        "        message = message.replace(b'fake:100', b'fake:100~answer=2.1')\n"
-        "    fake_worker.serve(message, channel)\n"
-        "nursery.main(sys.argv[1:], fake_worker.warm, serve)\n"
-    )
-    (tmp_path / "tree").mkdir()
-    _, found = play((sys.executable, str(script)), tmp_path / "g", head=Arm(path=str(tmp_path / "tree")))
+    worker, head = other_head(tmp_path, fake_worker, "answer=2.1")
+    _, found = play(worker, tmp_path / "g", head=head)
     assert verdicts(found) == [Verdict.INVALID]
     assert "not the same function" in found.pairs[0].why
 

@@ -473,7 +473,7 @@ def test_a_run_without_a_proper_date_is_the_users_mistake(tmp_path: Path) -> Non
 def test_the_stack_is_what_decides_speed_and_nothing_that_changes_by_itself() -> None:
     import msgspec
 
-    environment = make_environment(settings={"OMP_NUM_THREADS": "2", "LD_PRELOAD": "/home/me/lib/libtcmalloc.so.4"})
+    environment = make_environment(settings={"OMP_NUM_THREADS": "2", "LD_PRELOAD": "some/folder/libtcmalloc.so.4"})
     stack = stack_of(environment, 2)
     assert stack["LD_PRELOAD"] == "libtcmalloc.so.4"
     assert stack["OMP_NUM_THREADS"] == stack["threads"] == "2"
