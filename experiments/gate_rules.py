@@ -28,7 +28,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-from vanbench.analysis.gate import Judgement, Observed, decide
+from vanbench.analysis.gate import Judgement, decide
+from vanbench.analysis.observation import Observed
 from vanbench.analysis.verdict import Verdict
 from vanbench.spec.rules import Rules
 

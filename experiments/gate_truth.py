@@ -29,8 +29,8 @@ from typing import Any
 
 import msgspec
 
-from vanbench.analysis.gate import observe
 from vanbench.analysis.gate_outcome import outcome
+from vanbench.analysis.observation import observe
 from vanbench.analysis.ratio import middle_half
 from vanbench.execute.gate import Ended, gate
 from vanbench.record.gate import GateRecord, read_gate

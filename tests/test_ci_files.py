@@ -114,7 +114,8 @@ def test_the_gates_played_on_a_real_machine_stand() -> None:
 
 
 def test_their_verdicts_follow_from_the_turns_that_are_kept() -> None:
-    from vanbench.analysis.gate import Observed, decide
+    from vanbench.analysis.gate import decide
+    from vanbench.analysis.observation import Observed
     from vanbench.analysis.ratio import middle_half
     from vanbench.spec.rules import Rules
 

@@ -14,8 +14,9 @@ from builders import make_environment, make_round
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vanbench.analysis.gate import Judgement, Observed, apart, decide, detectable, grown, look, observe
+from vanbench.analysis.gate import Judgement, decide, detectable, look
 from vanbench.analysis.gate_outcome import outcome, suspects
+from vanbench.analysis.observation import Observed, apart, grown, observe
 from vanbench.analysis.verdict import REACTIONS, Verdict, exit_code, worst
 from vanbench.errors import UserError
 from vanbench.record.gate import Apart, ArmSeen, Block, GateRecord, Loss, PairRecord, Size, read_gate, save_gate
@@ -456,8 +457,8 @@ def test_the_gravest_verdict_decides_and_reactions_silence_only_their_own() -> N
 
 
 def test_an_arm_is_read_and_written_the_same() -> None:
-    arm = parse_arm("head", "memory-format=channels_last, python=/usr/bin/python3,path=.,slowdown=10%")
-    assert arm == Arm(axes={"memory-format": "channels_last"}, python="/usr/bin/python3", path=".", slowdown=0.1)
+    arm = parse_arm("head", "memory-format=channels_last, python=other/bin/python,path=.,slowdown=10%")
+    assert arm == Arm(axes={"memory-format": "channels_last"}, python="other/bin/python", path=".", slowdown=0.1)
     assert parse_arm("head", arm.text) == arm
     assert parse_arm("base", "") == parse_arm("base", ".") == Arm()
     assert parse_arm("base", "model=van_b0,batch_size=4").axes == {"models": "van_b0", "batch-size": "4"}

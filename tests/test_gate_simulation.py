@@ -19,7 +19,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from vanbench.analysis.gate import Judgement, Observed, look
+from vanbench.analysis.gate import Judgement, look
+from vanbench.analysis.observation import Observed
 from vanbench.analysis.verdict import Verdict
 from vanbench.spec.rules import Rules
 

@@ -9,7 +9,8 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from vanbench.analysis.gate import Judgement, Observed, decide, grown, observe
+from vanbench.analysis.gate import Judgement, decide
+from vanbench.analysis.observation import Observed, grown, observe
 from vanbench.analysis.verdict import Verdict
 from vanbench.record.gate import GateRecord, PairRecord
 from vanbench.stats import fmean

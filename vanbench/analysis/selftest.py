@@ -7,7 +7,8 @@ import random
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from vanbench.analysis.gate import Judgement, Observed, decide, detectable, observe
+from vanbench.analysis.gate import Judgement, decide, detectable
+from vanbench.analysis.observation import Observed, observe
 from vanbench.analysis.ratio import Estimate, rate
 from vanbench.analysis.verdict import Verdict
 from vanbench.record.gate import Block

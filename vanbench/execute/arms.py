@@ -1,9 +1,10 @@
-"""Where an arm's code comes from: an interpreter, a source tree, a commit laid out in a folder. Times nothing."""
+"""Where an arm's code comes from, an interpreter, a source tree or a commit, and what starts it. Times nothing."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import random
 import shutil
 import subprocess
 import sys
@@ -11,11 +12,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from vanbench.errors import UserError
-from vanbench.execute.starter import WORKER
+from vanbench.errors import UserError, WorkerError
+from vanbench.execute.starter import WORKER, Starter, UnlikeProtocol, starter
+from vanbench.record.gate import ROLES
 from vanbench.spec.arm import Arm
 
-__all__ = ["Source", "sources"]
+__all__ = ["Source", "nurseries", "sources"]
 
 # The arm's tree first, then what the interpreter has installed, the current directory last: an installed package is not
 # shadowed by whatever the gate happens to be started in, and a model of the user's own is found all the same.
@@ -101,3 +103,41 @@ def _git(words: Sequence[str], failed: str, environment: dict[str, str] | None =
         said = " ".join(done.stderr.split())
         raise UserError(failed + (f" ({said})" if said else ""))
     return done.stdout.strip()
+
+
+@contextlib.contextmanager
+def nurseries(both: tuple[Source, Source], seed: int) -> Iterator[list[Starter]]:
+    """What starts base, head and twin: one nursery where the sources are the same, else a nursery each.
+
+    The twin then has its own, as the head has: children of one nursery share an address layout, which a twin must not
+    have in common with its base if the head has not.
+    """
+    base, head = both
+    if base is head:
+        with contextlib.ExitStack() as stack:
+            with _named("both arms"):
+                one = stack.enter_context(starter(base.scratch, base.command))
+            yield [one, one, one]
+        return
+    made = [starter(source.scratch, source.command) for source in (base, head, base)]
+    with contextlib.ExitStack() as stack:
+        for each in made:
+            stack.callback(each.close)
+        for seat in random.Random(seed).sample(range(3), 3):
+            made[seat].begin()
+        for role, each in zip(ROLES, made, strict=True):
+            with _named(role):
+                stack.enter_context(each)
+        yield made
+
+
+@contextlib.contextmanager
+def _named(role: str) -> Iterator[None]:
+    """Says whose worker it was that could not be started."""
+    try:
+        yield
+    except UnlikeProtocol:
+        raise
+    except WorkerError as error:
+        hint = " (install vanbench in that interpreter)" if "No module named 'vanbench'" in str(error) else ""
+        raise WorkerError(f"{role}: {error}{hint}") from None

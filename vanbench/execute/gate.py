@@ -16,32 +16,25 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from vanbench.analysis.gate import Judgement, apart
+from vanbench.analysis.gate import Judgement
 from vanbench.analysis.gate_outcome import Outcome, outcome, playing, suspects, timed
 from vanbench.errors import UserError, WorkerError
-from vanbench.execute.arms import Source, sources
-from vanbench.execute.child import ChildFailure
+from vanbench.execute.arms import Source, nurseries, sources
 from vanbench.execute.contest import hash_seed
-from vanbench.execute.probe import ask_once, environment_of, scratch
-from vanbench.execute.round import Done, Lost, Phase, Turn, hear, play, start_order
+from vanbench.execute.probe import environment_of, scratch
+from vanbench.execute.rehearsal import check_support, paired, rehearse, with_trees
+from vanbench.execute.round import Done, Lost, Phase, Turn, play, start_order
 from vanbench.execute.run import default_place
-from vanbench.execute.starter import WORKER, Starter, UnlikeProtocol, starter
+from vanbench.execute.starter import WORKER, Starter
 from vanbench.record.folder import claim_folder
-from vanbench.record.gate import ROLES, ArmSeen, Block, GateRecord, Loss, PairRecord, Size, save_gate
-from vanbench.record.task import Measure, Named, Names, Ready, Vet, Vetted
-from vanbench.spec.arm import Arm, Pair, pairs
-from vanbench.spec.cell import Cell
+from vanbench.record.gate import ROLES, ArmSeen, Block, GateRecord, Loss, PairRecord, save_gate
+from vanbench.record.task import Measure
+from vanbench.spec.arm import Arm, pairs
 from vanbench.spec.rules import Rules
 from vanbench.spec.sampling import Sampling
 from vanbench.spec.sweep import DEFAULT_SAMPLING
-from vanbench.stats import median
 
-__all__ = ["TURNS_S", "Ended", "Event", "Opened", "Played", "gate"]
-
-# Turns of a block: about as long as it takes to start the three processes of a small model, after which longer turns
-# gain less than more blocks do (docs/measurement.md); but at least so many laps, for a mean of their middle half.
-TURNS_S = 4.0
-LAPS_AT_LEAST = 8
+__all__ = ["Ended", "Event", "Opened", "Played", "gate"]
 
 
 class Opened(NamedTuple):
@@ -83,15 +76,20 @@ class _Draft:
         self.record = msgspec.structs.replace(self.record, **fields)
         save_gate(self.path / "gate.json", self.record)
 
-    def change_pair(self, index: int, **fields: Any) -> None:
+    def put(self, index: int, pair: PairRecord) -> None:
         changed = list(self.record.pairs)
-        changed[index] = msgspec.structs.replace(changed[index], **fields)
+        changed[index] = pair
         self.change(pairs=tuple(changed))
 
+    def begin_pass(self, index: int) -> None:
+        pair = self.record.pairs[index]
+        self.put(index, msgspec.structs.replace(pair, passes=(*pair.passes, ())))
+
     def add(self, index: int, number: int, block: Block) -> None:
-        passes = list(self.record.pairs[index].passes)
+        pair = self.record.pairs[index]
+        passes = list(pair.passes)
         passes[number] = (*passes[number], block)
-        self.change_pair(index, passes=tuple(passes))
+        self.put(index, msgspec.structs.replace(pair, passes=tuple(passes)))
 
 
 def gate(
@@ -124,19 +122,19 @@ def gate(
         with contextlib.ExitStack() as stack:
             problem, starters = "", list[Starter]()
             try:
-                starters = stack.enter_context(_nurseries(both, seed))
+                starters = stack.enter_context(nurseries(both, seed))
                 seen = [
                     msgspec.structs.replace(arm, environment=environment_of(start, str(flags.get("device") or "auto")))
                     for arm, start in zip(seen, starters, strict=False)
                 ]
-                _check_support(seen, cells)
-                members = [_paired(pair, starters) for pair in cells]
+                check_support(seen, cells)
+                members = [paired(pair, starters) for pair in cells]
             except WorkerError as error:
                 problem = str(error)
                 members = [PairRecord(base=pair.base, head=pair.head) for pair in cells]
             draft = _begin(out, seen, rules, _sampling(seen, seed, timeout_s), members, problem)
             if not problem:
-                yield from _look_over(draft, both, starters, seed, turns_s)
+                yield from _rehearse_all(draft, both, starters, turns_s)
             yield Opened(draft.path, draft.record, len(timed(draft.record)) if not draft.record.problem else 0)
         if not draft.record.problem:
             try:
@@ -144,7 +142,7 @@ def gate(
                 again = suspects(draft.record)
                 if again and not draft.record.stopped:
                     for index in again:
-                        draft.change_pair(index, passes=(*draft.record.pairs[index].passes, ()))
+                        draft.begin_pass(index)
                     yield from _pass(draft, both, 1, again, seed, deadline)
             except BaseException:
                 draft.change(stopped="interrupted")
@@ -189,153 +187,20 @@ def _sampling(seen: Sequence[ArmSeen], seed: int, timeout_s: float) -> Sampling:
     return msgspec.convert(fields, Sampling)
 
 
-@contextlib.contextmanager
-def _nurseries(both: tuple[Source, Source], seed: int) -> Iterator[list[Starter]]:
-    """What starts base, head and twin: one nursery where the sources are the same, else a nursery each.
-
-    The twin then has its own, as the head has: children of one nursery share an address layout, which a twin must not
-    have in common with its base if the head has not.
-    """
-    base, head = both
-    if base is head:
-        with contextlib.ExitStack() as stack:
-            with _named("both arms"):
-                one = stack.enter_context(starter(base.scratch, base.command))
-            yield [one, one, one]
-        return
-    made = [starter(source.scratch, source.command) for source in (base, head, base)]
-    with contextlib.ExitStack() as stack:
-        for each in made:
-            stack.callback(each.close)
-        for seat in random.Random(seed).sample(range(3), 3):
-            made[seat].begin()
-        for role, each in zip(ROLES, made, strict=True):
-            with _named(role):
-                stack.enter_context(each)
-        yield made
-
-
-@contextlib.contextmanager
-def _named(role: str) -> Iterator[None]:
-    """Says whose worker it was that could not be started."""
-    try:
-        yield
-    except UnlikeProtocol:
-        raise
-    except WorkerError as error:
-        hint = " (install vanbench in that interpreter)" if "No module named 'vanbench'" in str(error) else ""
-        raise WorkerError(f"{role}: {error}{hint}") from None
-
-
-# --- what can be told without timing --------------------------------------------------------------------------------
-
-
-def _look_over(
-    draft: _Draft, both: tuple[Source, Source], starters: Sequence[Starter], seed: int, turns_s: float | None
+def _rehearse_all(
+    draft: _Draft, both: tuple[Source, Source], starters: Sequence[Starter], turns_s: float | None
 ) -> Iterator[Phase]:
-    """Sizes and answers of both arms; each pair in which one is amiss gets its problem and is not timed."""
+    """Everything that can be told without timing; a pair in which something is amiss is not timed."""
     loaded: list[set[str]] = [set(), set()]
+    arms = (draft.record.base, draft.record.head)
     for index, pair in enumerate(draft.record.pairs):
-        if pair.missing:
-            continue
-        found = []
-        for side, (role, cell) in enumerate(zip(ROLES, (pair.base, pair.head), strict=False)):
-            arm = (draft.record.base, draft.record.head)[side]
-            try:
-                found.append((yield from _rehearse(draft, starters[side], arm, cell, both[side].tree, seed)))
-            except ChildFailure as failure:
-                draft.change_pair(index, problem=f"{role}: {failure.kind}: {failure}")
-                break
-            loaded[side].update(found[-1][0].loaded)
-        if len(found) == 2:
-            (_, mine), (_, theirs) = found
-            # Other models, tasks and sizes answer differently by nature.
-            comparable = (pair.base.model, pair.base.task, pair.base.image_size) == (
-                pair.head.model, pair.head.task, pair.head.image_size
-            )  # fmt: skip
-            assert mine.answer is not None
-            assert theirs.answer is not None
-            draft.change_pair(
-                index,
-                base_size=_size(mine),
-                head_size=_size(theirs),
-                apart=apart(mine.answer, theirs.answer) if comparable else None,
-                turns_s=turns_s if turns_s is not None else _turns_for((mine, theirs, mine), draft.record.sampling),
-            )
-    _check_trees(draft, both, loaded)
-
-
-def _check_support(seen: Sequence[ArmSeen], cells: Sequence[Pair]) -> None:
-    """A precision that the device has not is a mistake, and no verdict."""
-    for place, (role, arm) in enumerate(zip(ROLES, seen, strict=False)):
-        assert arm.environment is not None
-        for pair in cells:
-            why = arm.environment.unsupported.get(pair[place].precision)
-            if why is not None:
-                raise UserError(f"{role}: {pair[place].slug}: {why}")
-
-
-def _paired(pair: Pair, starters: Sequence[Starter]) -> PairRecord:
-    """The pair's record, with the arm that has no such model; a model that neither has is a mistake."""
-    lacks = {}
-    for role, start, cell in zip(ROLES, starters, pair, strict=False):
-        answer = ask_once(start, Names(models=(cell.model,)))
-        assert isinstance(answer, Named)
-        if answer.problems:
-            lacks[role] = next(iter(answer.problems.values()))
-    if len(lacks) == 2:
-        raise UserError(lacks["base"])
-    missing = "".join(lacks)
-    problem = f"{missing}: {lacks[missing]}" if missing else ""
-    return PairRecord(base=pair.base, head=pair.head, missing=missing, problem=problem)
-
-
-def _rehearse(
-    draft: _Draft, start: Starter, arm: ArmSeen, cell: Cell, tree: str | None, seed: int
-) -> Generator[Phase, None, tuple[Vetted, Ready]]:
-    """Vet a cell and start it once without a turn: it is compiled, checked and counted, and its answer is told."""
-    assert arm.environment is not None
-    device, timeout_s = arm.environment.device, draft.record.sampling.timeout_s
-    vetting = start.fork(Vet(cell=cell, device=device, seed=seed, under=tree), cell.slug)
-    vetted = yield from hear(vetting, Vetted, cell, timeout_s)
-    vetting.leave()
-    task = Measure(cell=cell, device=device, sampling=draft.record.sampling, seed=seed, answer=True)
-    child = start.fork(task, cell.slug)
-    ready = yield from hear(child, Ready, cell, timeout_s)
-    child.kill()
-    return vetted, ready
-
-
-def _turns_for(seats: Sequence[Ready], sampling: Sampling) -> float:
-    """Seconds of turns in a block of these."""
-    lap_s = 0.0
-    for ready in seats:
-        step_s = median(ready.warmup_sample_s[len(ready.warmup_sample_s) // 2 :])
-        lap_s += max(step_s, sampling.settle_s) + max(step_s, sampling.sample_s)
-    return max(TURNS_S, LAPS_AT_LEAST * lap_s)
-
-
-def _size(ready: Ready) -> Size:
-    facts = ready.facts
-    moved = sum(work.bytes * work.count for work in facts.works) or None
-    return Size(
-        params=facts.params,
-        macs=facts.macs,
-        bytes_modelled=moved,
-        graph_breaks=ready.graph_breaks,
-        threads=facts.threads,
-    )
-
-
-def _check_trees(draft: _Draft, both: tuple[Source, Source], loaded: Sequence[set[str]]) -> None:
-    """An arm whose own tree is never imported would be compared with itself, and pass for ever."""
-    arms = []
-    for arm, source, packages in zip((draft.record.base, draft.record.head), both, loaded, strict=True):
-        if source.tree is not None and not packages and any(not pair.problem for pair in draft.record.pairs):
-            where = f"path={arm.asked.path}" if arm.asked.path is not None else f"ref={arm.asked.ref}"
-            raise UserError(f"nothing was imported from {where}: this arm would measure other code than it names")
-        arms.append(msgspec.structs.replace(arm, loaded=tuple(sorted(packages))))
-    draft.change(base=arms[0], head=arms[1])
+        if not pair.missing:
+            found = yield from rehearse(pair, arms, both, starters, draft.record.sampling, turns_s)
+            draft.put(index, found.pair)
+            for packages, more in zip(loaded, found.loaded, strict=True):
+                packages.update(more)
+    base, head = with_trees(arms, both, loaded, draft.record.pairs)
+    draft.change(base=base, head=head)
 
 
 # --- blocks ---------------------------------------------------------------------------------------------------------
@@ -356,7 +221,7 @@ def _pass(
         count += 1
         draw = hash_seed(seed, f"pass {number} block {count}")
         try:
-            with _nurseries(both, draw) as starters:
+            with nurseries(both, draw) as starters:
                 for index in random.Random(draw).sample(active, len(active)):
                     block = yield from _block(draft, starters, index, number, count, seed)
                     draft.add(index, number, block)

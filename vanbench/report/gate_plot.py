@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from vanbench.analysis.gate import Judgement, Observed, observe
+from vanbench.analysis.gate import Judgement
 from vanbench.analysis.gate_outcome import Outcome, PairOutcome
+from vanbench.analysis.observation import Observed, observe
 from vanbench.analysis.verdict import Verdict
 from vanbench.record.gate import GateRecord, PairRecord
 from vanbench.report.drawing import FAINT, GREY, Drawn, drawing, grid_shape, one_line, page

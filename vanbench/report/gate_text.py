@@ -7,8 +7,9 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from vanbench.analysis.gate import Judgement, observe
+from vanbench.analysis.gate import Judgement
 from vanbench.analysis.gate_outcome import Outcome, PairOutcome
+from vanbench.analysis.observation import observe
 from vanbench.analysis.ratio import Estimate, rate
 from vanbench.analysis.verdict import Verdict, worst
 from vanbench.record.gate import ArmSeen, GateRecord, PairRecord
