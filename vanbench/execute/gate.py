@@ -76,6 +76,14 @@ class _Draft:
         self.record = msgspec.structs.replace(self.record, **fields)
         save_gate(self.path / "gate.json", self.record)
 
+    @contextlib.contextmanager
+    def marked_if_interrupted(self) -> Iterator[None]:
+        try:
+            yield
+        except (KeyboardInterrupt, GeneratorExit):
+            self.change(stopped="interrupted")
+            raise
+
     def put(self, index: int, pair: PairRecord) -> None:
         changed = list(self.record.pairs)
         changed[index] = pair
@@ -133,23 +141,26 @@ def gate(
                 problem = str(error)
                 members = [PairRecord(base=pair.base, head=pair.head) for pair in cells]
             draft = _begin(out, seen, rules, _sampling(seen, seed, timeout_s), members, problem)
+            with draft.marked_if_interrupted():
+                if not problem:
+                    yield from _rehearse_all(draft, both, starters, turns_s)
+                yield Opened(draft.path, draft.record, len(timed(draft.record)) if not problem else 0)
+        with draft.marked_if_interrupted():
             if not problem:
-                yield from _rehearse_all(draft, both, starters, turns_s)
-            yield Opened(draft.path, draft.record, len(timed(draft.record)) if not draft.record.problem else 0)
-        if not draft.record.problem:
-            try:
-                yield from _pass(draft, both, 0, list(range(len(cells))), seed, deadline)
-                again = suspects(draft.record)
-                if again and not draft.record.stopped:
-                    for index in again:
-                        draft.begin_pass(index)
-                    yield from _pass(draft, both, 1, again, seed, deadline)
-            except BaseException:
-                draft.change(stopped="interrupted")
-                raise
+                yield from _play_passes(draft, both, seed, deadline)
         final = outcome(draft.record)
         draft.change(verdicts={each.slug: str(each.verdict) for each in final.pairs})
         yield Ended(draft.path, draft.record, final)
+
+
+def _play_passes(draft: _Draft, both: tuple[Source, Source], seed: int, deadline: float) -> Iterator[Event]:
+    """The first pass of all pairs, and a second of those that it calls for."""
+    yield from _pass(draft, both, 0, timed(draft.record), seed, deadline)
+    again = suspects(draft.record)
+    if again and not draft.record.stopped:
+        for index in again:
+            draft.begin_pass(index)
+        yield from _pass(draft, both, 1, again, seed, deadline)
 
 
 def _begin(
@@ -210,7 +221,7 @@ def _pass(
     draft: _Draft, both: tuple[Source, Source], number: int, members: Sequence[int], seed: int, deadline: float
 ) -> Iterator[Event]:
     """Play blocks of these pairs until each has its judgement, or the time is up."""
-    active = [index for index in timed(draft.record) if index in members]
+    active = list(members)
     longest = 0.0
     count = 0
     while active:

@@ -11,8 +11,9 @@ from vanbench.analysis.gate import Judgement
 from vanbench.analysis.gate_outcome import Outcome, PairOutcome
 from vanbench.analysis.observation import observe
 from vanbench.analysis.ratio import Estimate, rate
-from vanbench.analysis.verdict import Verdict, worst
+from vanbench.analysis.verdict import Verdict
 from vanbench.record.gate import ArmSeen, GateRecord, PairRecord
+from vanbench.report.step_summary import MOST_BYTES
 from vanbench.report.to_markdown import code, escaped, markdown_table
 from vanbench.units import percent, with_spread
 
@@ -21,18 +22,13 @@ if TYPE_CHECKING:
 
 __all__ = [
     "COMMENT_BYTES",
-    "SUMMARY_BYTES",
-    "change_of",
     "gate_markdown",
     "gate_page",
     "gate_table",
-    "gravest",
     "headline",
 ]
 
-# GitHub drops a step summary above 1024 KiB altogether and cuts a comment at 64 KiB; a little is left for what others
-# write into the same.
-SUMMARY_BYTES = 1000 * 1024
+# GitHub cuts a comment at 64 KiB; a little is left for what others write into the same.
 COMMENT_BYTES = 60 * 1024
 
 _MARK = "<!-- vanbench:gate:v1 -->"
@@ -63,7 +59,7 @@ def headline(record: GateRecord, found: Outcome) -> str:
     return f"{words}{machine}"
 
 
-def change_of(judged: Judgement | None) -> str:
+def _change(judged: Judgement | None) -> str:
     """The change of images/s with its 95 % interval, in percent; empty where nothing was timed."""
     if judged is None or judged.mean is None or judged.low is None or judged.high is None:
         return ""
@@ -93,7 +89,7 @@ def gate_table(record: GateRecord, found: Outcome) -> Table:
     return table
 
 
-def gate_markdown(record: GateRecord, found: Outcome, most_bytes: int = SUMMARY_BYTES) -> str:
+def gate_markdown(record: GateRecord, found: Outcome, most_bytes: int = MOST_BYTES) -> str:
     """The summary for CI, cut until it fits `most_bytes` of UTF-8: no details, then no passes, then counts alone."""
     top = [_MARK, f"### vanbench gate: {escaped(headline(record, found))}"]
     lines = _lines(record, found)
@@ -131,7 +127,7 @@ def _lines(record: GateRecord, found: Outcome) -> list[tuple[PairRecord | None, 
 def _cells(pair: PairRecord | None, line: PairOutcome) -> list[str]:
     judged = line.shown
     blocks = "" if judged is None else f"{judged.blocks}" + (f" (+{judged.left_out} left out)" * bool(judged.left_out))
-    return [line.slug, *_rates(pair), change_of(judged), str(line.verdict), _why(line), blocks]
+    return [line.slug, *_rates(pair), _change(judged), str(line.verdict), _why(line), blocks]
 
 
 def _marked(pair: PairRecord | None, line: PairOutcome) -> list[str]:
@@ -210,8 +206,3 @@ def _details(record: GateRecord, found: Outcome) -> str:
     names = ("cell", "pass", "spread a block", "p (slower)", "twin", "detectable", "left out for", "blocks, %")
     table = markdown_table(names, rows, "lrrrrrll")
     return f"<details><summary>spread, p-values, the base's twin, every block</summary>\n\n{table}\n\n</details>"
-
-
-def gravest(found: Outcome) -> Verdict:
-    """The one word for all of it."""
-    return worst(found.verdicts) or Verdict.PASS
