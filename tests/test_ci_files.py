@@ -107,6 +107,7 @@ def test_the_gates_played_on_a_real_machine_stand() -> None:
         by_truth: dict[float, list[str]] = {}
         for row in rows:
             by_truth.setdefault(float(row["slowdown_percent"]), []).append(row["verdict"])
+        assert {truth: len(verdicts) for truth, verdicts in by_truth.items()} == {0.0: 20, 5.0: 10, 10.0: 10}
         assert "REGRESSED" not in by_truth[0.0]
         found = by_truth[5.0].count("REGRESSED")
         assert found >= 0.9 * len(by_truth[5.0])
