@@ -16,6 +16,7 @@ from typing import NamedTuple
 import msgspec
 
 from vanbench.analysis import geometry, traffic
+from vanbench.analysis.own_operators import as_aten
 from vanbench.record.ops import Op, Work
 
 __all__ = ["CLASSES", "FILLS", "Cost", "Count", "cost", "count_of", "counted", "works"]
@@ -189,6 +190,7 @@ def cost(op: Op) -> Cost:
 
     An operator without a formula has flops None and the class "other"; its bytes are those of the general rule.
     """
+    op = as_aten(op)
     count = count_of(op)
     dtype, moved, footprint = traffic.dtype_word(op), traffic.moved(op), traffic.footprint(op)
     if count is None:

@@ -12,13 +12,19 @@ import subprocess
 from functools import cache
 from pathlib import Path
 
+from vanbench.errors import unknown
 from vanbench.record.ceilings import cache_root
 
 __all__ = ["NoCompiler", "compiler", "load"]
 
-_FLAGS = ("-O3", "-march=native", "-shared", "-fPIC", "-std=gnu11")
-# Without it GCC splits 64-byte vectors in two on CPUs whose tables say so.
-_X86_FLAGS = ("-mprefer-vector-width=512",)
+_FLAGS = ("-O3", "-shared", "-fPIC", "-std=gnu11")
+_X86 = platform.machine() in ("x86_64", "AMD64")
+# By the words of $VANBENCH_ISA. native: what this CPU has; the others are there to be compared with it.
+_ISA_FLAGS = {
+    # Without the second GCC splits 64-byte vectors in two on CPUs whose tables say so.
+    "native": ("-march=native", "-mprefer-vector-width=512") if _X86 else ("-march=native",),
+    **({"avx2": ("-march=x86-64-v3",), "baseline": ("-march=x86-64",)} if _X86 else {"baseline": ()}),
+}
 _TIMEOUT_S = 120.0
 
 
@@ -38,18 +44,22 @@ def compiler() -> str | None:
 
 @cache
 def load(name: str) -> ctypes.CDLL:
-    """The library of `kernels/<name>.c`, compiled for this very CPU.
+    """The library of `kernels/<name>.c`, compiled for this very CPU, or for the instruction set in $VANBENCH_ISA.
 
     Safe when several processes come first at once: each compiles to a name of its own and renames.
 
     Raises:
         NoCompiler: and says why not.
+        UserError: for an unknown instruction set.
     """
     path = compiler()
     if path is None:
         raise NoCompiler("no C compiler on the path (cc, gcc, clang or $CC)")
     source = Path(__file__).with_name(f"{name}.c")
-    flags = _FLAGS + (_X86_FLAGS if platform.machine() in ("x86_64", "AMD64") else ())
+    isa = os.environ.get("VANBENCH_ISA") or "native"
+    if isa not in _ISA_FLAGS:
+        raise unknown("VANBENCH_ISA", isa, _ISA_FLAGS)
+    flags = _FLAGS + _ISA_FLAGS[isa]
     library = _place(name, source.read_bytes(), path, flags)
     if not library.exists():
         _compile(path, flags, source, library)

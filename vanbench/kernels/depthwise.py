@@ -14,57 +14,34 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from vanbench.kernels import cpu, polyphase
+from vanbench.kernels.geometry import Geometry, native_backward, native_forward
+
 __all__ = ["IMPLEMENTATIONS", "Geometry", "Implementation", "inputs_of", "reference"]
 
 
-class Geometry(NamedTuple):
-    """Of a square kernel; padding as in the module's words."""
-
-    kernel_size: int
-    dilation: int = 1
-    stride: int = 1
-
-    @property
-    def padding(self) -> int:
-        """On each side."""
-        return self.dilation * (self.kernel_size - 1) // 2
-
-    def output(self, size: int) -> int:
-        """Pixels out of `size` pixels in, one way."""
-        return (size + 2 * self.padding - self.dilation * (self.kernel_size - 1) - 1) // self.stride + 1
-
-
 class Implementation(NamedTuple):
-    """The three passes; x (N, C, H, W), w (C, 1, k, k), g: the gradient of the output.
+    """The three passes; x (N, C, H, W), w (C, 1, k, k), bias (C,) or None, g: the gradient of the output.
 
-    forward(x, w, geometry) -> y. grad_input(g, x, w, geometry) -> like x. grad_weight(g, x, w, geometry) -> like w.
-    why_not(device type, geometry): why it cannot serve here, or None.
+    forward(x, w, bias, geometry) -> y, differentiable. grad_input(g, x, w, geometry) -> like x.
+    grad_weight(g, x, w, geometry) -> like w. why_not(device type, geometry, type): why it cannot serve here, or None.
     """
 
-    forward: Callable[[Tensor, Tensor, Geometry], Tensor]
+    forward: Callable[[Tensor, Tensor, Tensor | None, Geometry], Tensor]
     grad_input: Callable[[Tensor, Tensor, Tensor, Geometry], Tensor]
     grad_weight: Callable[[Tensor, Tensor, Tensor, Geometry], Tensor]
-    why_not: Callable[[str, Geometry], str | None] = lambda device, geometry: None
-
-
-def _native_forward(x: Tensor, w: Tensor, geometry: Geometry) -> Tensor:
-    return F.conv2d(x, w, None, geometry.stride, geometry.padding, geometry.dilation, groups=x.shape[1])
-
-
-def _native_backward(g: Tensor, x: Tensor, w: Tensor, geometry: Geometry, mask: list[bool]) -> tuple[Tensor, ...]:
-    pair = [geometry.stride] * 2, [geometry.padding] * 2, [geometry.dilation] * 2
-    made: tuple[Tensor, ...] = torch.ops.aten.convolution_backward(
-        g, x, w, None, *pair, False, [0, 0], x.shape[1], mask
-    )
-    return made
+    why_not: Callable[[str, Geometry, torch.dtype], str | None]
 
 
 IMPLEMENTATIONS: dict[str, Implementation] = {
     "native": Implementation(
-        forward=_native_forward,
-        grad_input=lambda g, x, w, geometry: _native_backward(g, x, w, geometry, [True, False, False])[0],
-        grad_weight=lambda g, x, w, geometry: _native_backward(g, x, w, geometry, [False, True, False])[1],
+        forward=native_forward,
+        grad_input=lambda g, x, w, geometry: native_backward(g, x, w, geometry, [True, False, False])[0],
+        grad_weight=lambda g, x, w, geometry: native_backward(g, x, w, geometry, [False, True, False])[1],
+        why_not=lambda device, geometry, dtype: None,
     ),
+    "polyphase": Implementation(polyphase.forward, polyphase.grad_input, polyphase.grad_weight, polyphase.why_not),
+    "cpu": Implementation(cpu.forward, cpu.grad_input, cpu.grad_weight, cpu.why_not),
 }
 
 
@@ -98,9 +75,9 @@ def reference(direction: str, x: Tensor, w: Tensor, g: Tensor, geometry: Geometr
         x, g = x[ends], g[ends]
     x, w, g = (each.double().contiguous() for each in (x, w, g))
     if direction == "forward":
-        return _native_forward(x, w, geometry)
+        return native_forward(x, w, None, geometry)
     if direction == "grad_input":
-        return _native_backward(g, x, w, geometry, [True, False, False])[0]
+        return native_backward(g, x, w, geometry, [True, False, False])[0]
     # A product with shifted images tap by tap: what native code gets wrong in its own sum is seen.
     padded = F.pad(x, [geometry.padding] * 4)
     taps = []

@@ -5,3 +5,5 @@ It holds no weights, downloads nothing and measures nothing.
 """
 
 from vanbench.models import van as van
+from vanbench.models.convert import Converted as Converted
+from vanbench.models.convert import convert as convert

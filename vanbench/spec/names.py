@@ -23,8 +23,8 @@ TASKS = ("infer", "train")
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16", "amp-bf16", "amp-fp16")
 MEMORY_FORMATS = ("contiguous", "channels_last")
 COMPILE = ("off", "default", "reduce-overhead", "max-autotune")
-FORMS = ("reference",)
-DEPTHWISE = ("native",)
+FORMS = ("reference", "lean", "folded")
+DEPTHWISE = ("native", "polyphase", "cpu")
 DIRECTIONS = ("forward", "grad_input", "grad_weight")  # the three passes of a conv
 DEVICES = ("auto", "cpu", "cuda")  # and cuda:N
 

@@ -10,12 +10,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vanbench.models.convert import use_depthwise, use_form
 from vanbench.models.load import create
 from vanbench.models.weights import draw_weights
 from vanbench.spec.cell import Cell
 from vanbench.worker import precision
 
-__all__ = ["Built", "Step", "build", "check_images", "check_labels", "impossible", "reference_model", "subject_model"]
+__all__ = [
+    "Built",
+    "NothingToChange",
+    "Step",
+    "build",
+    "check_images",
+    "check_labels",
+    "impossible",
+    "reference_model",
+    "subject_model",
+]
 
 # Inputs take turns, so that no step finds its images in a cache because the last step left them there.
 BUFFERS = 4
@@ -38,7 +49,13 @@ def impossible(cell: Cell, device: torch.device) -> str | None:
         return reason
     if device.type == "cpu" and cell.compile == "reduce-overhead":
         return "compile=reduce-overhead is CUDA graphs: the CPU has none"
+    if cell.form == "folded" and cell.task == "train":
+        return "form=folded is for inference: its batch norms are part of its weights"
     return None
+
+
+class NothingToChange(Exception):  # noqa: N818 -- an outcome of a cell, not a mistake
+    """The model has nothing that the cell's form or depthwise could change; the message says what."""
 
 
 def _images(count: int, size: int, device: torch.device, seed: int) -> Tensor:
@@ -65,8 +82,21 @@ def reference_model(cell: Cell, device: torch.device, seed: int) -> nn.Module:
 
 
 def subject_model(cell: Cell, reference: nn.Module) -> nn.Module:
-    """A copy of the reference as the cell asks for it, but for compiling: form, precision, memory format, mode."""
-    model = precision.cast(copy.deepcopy(reference), cell.precision)
+    """A copy of the reference as the cell asks for it, but for compiling: form, precision, memory format, mode.
+
+    Raises:
+        NothingToChange: under another name it would be a cell that there is already.
+    """
+    model = copy.deepcopy(reference)
+    # Folded before the cast: weights are rounded once.
+    if cell.form != "reference" and not use_form(model, cell.form):
+        raise NothingToChange(f"{cell.model} has nothing that form={cell.form} changes")
+    model = precision.cast(model, cell.precision)
+    if cell.depthwise != "native":
+        served = use_depthwise(model, cell.depthwise, precision.meaning(cell.precision).computed)
+        if not served.changes:
+            why = f": {served.left[0]}" if served.left else ""
+            raise NothingToChange(f"{cell.model} has no convolution that depthwise={cell.depthwise} serves{why}")
     model = model.to(memory_format=_FORMATS[cell.memory_format])
     return model.train(cell.task == "train")
 

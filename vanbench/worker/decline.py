@@ -10,6 +10,7 @@ import torch
 
 from vanbench.errors import UserError
 from vanbench.record.task import Declined
+from vanbench.worker.build import NothingToChange
 from vanbench.worker.channel import Channel
 from vanbench.worker.check import NonFinite
 
@@ -20,6 +21,8 @@ def declining(work: Callable[[], None], channel: Channel) -> None:
     """Do the work; an exception becomes the channel's last word, and its traceback goes to the process's log."""
     try:
         work()
+    except NothingToChange as error:
+        channel.send(Declined(kind="skipped", message=str(error)))
     except NonFinite as error:
         channel.send(Declined(kind="non_finite", message=str(error)))
     except UserError as error:

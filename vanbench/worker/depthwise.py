@@ -180,12 +180,12 @@ def _visit(
     empty: _Emptier,
 ) -> CaseVisit:
     implementation = IMPLEMENTATIONS[word]
-    reason = implementation.why_not(device.type, geometry)
+    reason = implementation.why_not(device.type, geometry, tensors[0].dtype)
     if reason is not None:
         return CaseVisit(case=i, depthwise=word, status="skipped", reason=reason)
     x, w, g = tensors
     calls: dict[str, Callable[[], Tensor]] = {
-        "forward": lambda: implementation.forward(x, w, geometry),
+        "forward": lambda: implementation.forward(x, w, None, geometry),
         "grad_input": lambda: implementation.grad_input(g, x, w, geometry),
         "grad_weight": lambda: implementation.grad_weight(g, x, w, geometry),
     }

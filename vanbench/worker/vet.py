@@ -22,7 +22,15 @@ from vanbench.record.ops import Work
 from vanbench.record.task import Declined, Said, Vet, Vetted
 from vanbench.spec.cell import Cell
 from vanbench.worker import precision
-from vanbench.worker.build import Built, check_images, check_labels, impossible, reference_model, subject_model
+from vanbench.worker.build import (
+    Built,
+    NothingToChange,
+    check_images,
+    check_labels,
+    impossible,
+    reference_model,
+    subject_model,
+)
 from vanbench.worker.channel import Channel
 from vanbench.worker.check import inference_tolerance, training_tolerance
 from vanbench.worker.decline import declining
@@ -133,21 +141,29 @@ def _below(file: Path, root: Path) -> bool:
 
 
 def _step_cost(cell: Cell, device: torch.device) -> StepCost:
-    """The step's operations and their cost; for a model that cannot run without memory, why there is none."""
-    subject = subject_model(_eager_cell(cell), create(cell.model))
+    """The step's operations and their cost; for a model that cannot run without memory, why there is none.
+
+    The works are those of the cell as it is written; the bound's are of the reference form with torch's convs, since
+    what a function must move and compute does not depend on how it is written.
+    """
+    written = _eager_cell(cell)
+    plain = msgspec.structs.replace(written, form="reference", depthwise="native")
     try:
-        ops = trace_step(cell, subject, device)
+        ops = trace_step(written, subject_model(written, create(cell.model)), device)
+        plain_ops = ops if plain == written else trace_step(plain, subject_model(plain, create(cell.model)), device)
+    except NothingToChange:
+        raise
     except Exception as error:  # someone else's forward: whatever it raises means that it cannot run so
         first = (str(error).strip().splitlines() or [""])[0]
         return StepCost(unmodelled=(f"no list of operations: {type(error).__name__}: {first}",))
     works, unknown = cost.works(ops)
-    fused = blocks.fused_works(ops, cell.task)
+    fused = blocks.fused_works(plain_ops, cell.task)
     keep = _winograd(device, cell.precision)
     return StepCost(
         works=tuple(_without_winograd(works, keep)),
         fused=tuple(_without_winograd(fused, keep)),
         unmodelled=tuple(f"{name} ({count})" for name, count in unknown.items()),
-        macs=sum(cost.cost(op).macs for op in ops if op.phase == "forward") // cell.batch_size,
+        macs=sum(cost.cost(op).macs for op in plain_ops if op.phase == "forward") // cell.batch_size,
     )
 
 

@@ -1,0 +1,286 @@
+"""The depthwise convs of `depthwise.c` as operators of torch: forward, and the gradients of input and weight, on a CPU.
+
+Maps are computed channels last; another memory format is copied there and back. Threads are torch's own: the team is
+opened through the OpenMP runtime that torch has loaded, so that there are not two in the process.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vanbench.kernels.compiled import NoCompiler, load
+from vanbench.kernels.geometry import Geometry
+
+__all__ = ["forward", "grad_input", "grad_weight", "why_not"]
+
+_KERNEL_SIZES = (3, 5, 7)
+_TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float64: 2}
+_WEIGHT_GRADIENT = 3  # added to the type
+_SUMS = {torch.float32: torch.float32, torch.bfloat16: torch.float32, torch.float64: torch.float64}
+# A weight gradient's images are cut so that there are about so many pieces, whatever the threads: the same sums.
+_PIECES = 64
+
+
+class _Task(ctypes.Structure):
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in ["x", "w", "bias", "g", "y", "parts"]),
+        *((name, ctypes.c_int64) for name in ["batch", "channels", "height", "width", "kernel", "dilation"]),
+        *((name, ctypes.c_int64) for name in ["turned", "gelu", "count", "cuts", "group"]),
+    ]
+
+
+class _Team(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_void_p) for name in ("parallel", "member", "members")]
+
+
+class _NoRuntime(Exception):  # noqa: N818 -- as NoCompiler
+    """Torch's OpenMP runtime was not found; the message says so."""
+
+
+@lru_cache(maxsize=1)
+def _library() -> ctypes.CDLL:
+    library = load("depthwise")
+    library.depthwise.restype = None
+    library.depthwise.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p, ctypes.c_int]
+    library.vector_bytes.restype = ctypes.c_int
+    return library
+
+
+@lru_cache(maxsize=1)
+def _team() -> _Team:
+    """Of the OpenMP runtime that torch has loaded for everybody.
+
+    Raises:
+        _NoRuntime: there is none, or it has no GOMP interface (libgomp, libomp and libiomp5 have).
+    """
+    process = ctypes.CDLL(None)
+    try:
+        found = [getattr(process, name) for name in ("GOMP_parallel", "omp_get_thread_num", "omp_get_num_threads")]
+    except AttributeError as error:
+        raise _NoRuntime("torch has loaded no OpenMP runtime with a GOMP interface here") from error
+    return _Team(*(ctypes.cast(each, ctypes.c_void_p) for each in found))
+
+
+def why_not(device: str, geometry: Geometry, dtype: torch.dtype) -> str | None:
+    """Why there is no such kernel here, or None. Compiles it if it has not been."""
+    if device != "cpu":
+        return "depthwise=cpu is for the CPU"
+    if geometry.kernel_size not in _KERNEL_SIZES:
+        return f"depthwise=cpu has kernels of 3, 5 and 7: this one has {geometry.kernel_size}"
+    if geometry.stride != 1:
+        return f"depthwise=cpu is for stride 1: this one has {geometry.stride}"
+    if dtype not in _TYPES:
+        return f"depthwise=cpu computes fp32, bf16 and fp64: this is {str(dtype).removeprefix('torch.')}"
+    try:
+        _library()
+        _team()
+    except (NoCompiler, _NoRuntime) as error:
+        return str(error)
+    return None
+
+
+def forward(x: Tensor, w: Tensor, bias: Tensor | None, geometry: Geometry, *, gelu: bool = False) -> Tensor:
+    """x (N, C, H, W), w (C, 1, k, k), bias (C,) -> like x; with `gelu`, GELU (exact) of it. Differentiable without."""
+    y: Tensor = torch.ops.vanbench.depthwise_cpu(x, w, bias, *_arguments(x, geometry), gelu)
+    return y
+
+
+def grad_input(g: Tensor, x: Tensor, w: Tensor, geometry: Geometry) -> Tensor:
+    """Like g, which is like x."""
+    y: Tensor = torch.ops.vanbench.depthwise_cpu_grad_input(g, w, *_arguments(x, geometry))
+    return y
+
+
+def grad_weight(g: Tensor, x: Tensor, w: Tensor, geometry: Geometry) -> Tensor:
+    """Like w."""
+    y: Tensor = torch.ops.vanbench.depthwise_cpu_grad_weight(g, x, w, *_arguments(x, geometry))
+    return y
+
+
+def _arguments(x: Tensor, geometry: Geometry) -> tuple[int, int, int]:
+    """As the operators take them: padding, dilation, groups."""
+    return geometry.padding, geometry.dilation, x.shape[1]
+
+
+def _stencil(x: Tensor, w: Tensor, bias: Tensor | None, dilation: int, *, turned: bool, gelu: bool) -> Tensor:
+    out = torch.empty_like(x, memory_format=_format(x))
+    if x.numel() == 0:
+        return out
+    source = x.contiguous(memory_format=torch.channels_last)
+    # Where both formats are the same memory, the output needs no copy either.
+    target = out if out.is_contiguous(memory_format=torch.channels_last) else torch.empty_like(source)
+    w = w.permute(2, 3, 0, 1).contiguous()
+    bias = None if bias is None else bias.contiguous()
+    task = _task(source, w, w.shape[0], dilation)
+    task.bias = None if bias is None else bias.data_ptr()
+    task.y = target.data_ptr()
+    task.turned, task.gelu = turned, gelu
+    lanes = _lanes(x.dtype)
+    task.group = min(_GROUP * lanes, _up(task.channels, lanes))
+    groups = -(-task.channels // task.group)
+    threads = torch.get_num_threads()
+    task.cuts = min(threads, task.batch * task.height)
+    task.count = task.cuts * groups
+    _library().depthwise(ctypes.byref(task), _TYPES[x.dtype], ctypes.byref(_team()), threads)
+    if target is not out:
+        out.copy_(target)
+    return out
+
+
+_GROUP = 64
+
+
+def _weight_sums(g: Tensor, x: Tensor, w: Tensor, dilation: int) -> Tensor:
+    channels = x.shape[1]
+    sums = _SUMS[x.dtype]
+    if x.numel() == 0:
+        return w.new_zeros(w.shape)
+    g, x = (each.contiguous(memory_format=torch.channels_last) for each in (g, x))
+    lanes = _lanes(x.dtype)
+    vectors = -(-channels // lanes)
+    cuts = min(x.shape[0], -(-_PIECES // vectors))
+    parts = torch.empty(cuts, *w.shape, dtype=sums)
+    task = _task(x, w, w.shape[-1], dilation)
+    task.g, task.parts = g.data_ptr(), parts.data_ptr()
+    task.group, task.cuts, task.count = lanes, cuts, vectors * cuts
+    _library().depthwise(
+        ctypes.byref(task), _TYPES[x.dtype] + _WEIGHT_GRADIENT, ctypes.byref(_team()), torch.get_num_threads()
+    )
+    return (parts[0] if cuts == 1 else parts.sum(dim=0)).to(w.dtype)
+
+
+def _task(x: Tensor, w: Tensor, kernel: int, dilation: int) -> _Task:
+    """x: channels last. w: (kernel, kernel, channels)."""
+    batch, channels, height, width = x.shape
+    return _Task(
+        x=x.data_ptr(),
+        w=w.data_ptr(),
+        batch=batch,
+        channels=channels,
+        height=height,
+        width=width,
+        kernel=kernel,
+        dilation=dilation,
+    )
+
+
+def _lanes(dtype: torch.dtype) -> int:
+    """Channels of a vector: of its sums, which for 16 bits are fp32."""
+    return int(_library().vector_bytes()) // _SUMS[dtype].itemsize
+
+
+def _up(number: int, step: int) -> int:
+    return -(-number // step) * step
+
+
+def _format(x: Tensor) -> torch.memory_format:
+    last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+    return torch.channels_last if last else torch.contiguous_format
+
+
+# --- the operators ----------------------------------------------------------------------------------------------------
+
+# Defined through the library rather than by `custom_op`, whose wrapper costs as much as a small map's kernel. Arguments
+# are called as aten's, and padding and groups are among them although they follow from the rest, so that whoever counts
+# the cost of a convolution can count these.
+_OPERATORS: Any = torch.library.Library("vanbench", "FRAGMENT")  # type: ignore[no-untyped-call]
+_CONV = "int padding, int dilation, int groups"
+_OPERATORS.define(f"depthwise_cpu(Tensor input, Tensor weight, Tensor? bias, {_CONV}, bool gelu=False) -> Tensor")
+_OPERATORS.define(f"depthwise_cpu_grad_input(Tensor grad_output, Tensor weight, {_CONV}) -> Tensor")
+_OPERATORS.define(f"depthwise_cpu_grad_weight(Tensor grad_output, Tensor input, Tensor weight, {_CONV}) -> Tensor")
+
+
+def _checked(x: Tensor, w: Tensor, padding: int, dilation: int, groups: int, bias: Tensor | None = None) -> None:
+    """C code reads memory as it is told: what it is told must be so.
+
+    Raises:
+        ValueError: for anything but a depthwise conv of this file's kind.
+    """
+    kernel = w.shape[-1]
+    channels = x.shape[1] if x.dim() == 4 else None
+    if channels is None or w.shape != (channels, 1, kernel, kernel) or groups != channels:
+        raise ValueError(f"not a depthwise conv: input {_told(x)}, weight {_told(w)}, {groups} groups")
+    if kernel not in _KERNEL_SIZES or dilation < 1 or padding != dilation * (kernel - 1) // 2:
+        raise ValueError(f"no kernel for size {kernel}, dilation {dilation}, padding {padding}")
+    if x.dtype not in _TYPES or w.dtype is not x.dtype:
+        raise ValueError(f"no kernel for input {_told(x)} and weight {_told(w)}")
+    if bias is not None and (bias.shape != (channels,) or bias.dtype is not x.dtype):
+        raise ValueError(f"bias {_told(bias)} does not go with input {_told(x)}")
+
+
+def _told(x: Tensor) -> str:
+    return f"{str(x.dtype).removeprefix('torch.')} {tuple(x.shape)}"
+
+
+def _forward(
+    x: Tensor, w: Tensor, bias: Tensor | None, padding: int, dilation: int, groups: int, gelu: bool = False
+) -> Tensor:
+    _checked(x, w, padding, dilation, groups, bias)
+    return _stencil(x, w, bias, dilation, turned=False, gelu=gelu)
+
+
+def _grad_input(g: Tensor, w: Tensor, padding: int, dilation: int, groups: int) -> Tensor:
+    _checked(g, w, padding, dilation, groups)
+    return _stencil(g, w, None, dilation, turned=True, gelu=False)
+
+
+def _grad_weight(g: Tensor, x: Tensor, w: Tensor, padding: int, dilation: int, groups: int) -> Tensor:
+    _checked(x, w, padding, dilation, groups)
+    if g.shape != x.shape or g.dtype is not x.dtype:
+        raise ValueError(f"the output's gradient is {_told(g)}, the input {_told(x)}: they must be alike")
+    return _weight_sums(g, x, w, dilation)
+
+
+_OPERATORS.impl("depthwise_cpu", _forward, "CPU")
+_OPERATORS.impl("depthwise_cpu_grad_input", _grad_input, "CPU")
+_OPERATORS.impl("depthwise_cpu_grad_weight", _grad_weight, "CPU")
+
+
+def _fake_forward(
+    x: Tensor, w: Tensor, bias: Tensor | None, padding: int, dilation: int, groups: int, gelu: bool = False
+) -> Tensor:
+    return torch.empty_like(x, memory_format=_format(x))
+
+
+def _fake_grad_input(g: Tensor, w: Tensor, padding: int, dilation: int, groups: int) -> Tensor:
+    return torch.empty_like(g, memory_format=_format(g))
+
+
+def _fake_grad_weight(g: Tensor, x: Tensor, w: Tensor, padding: int, dilation: int, groups: int) -> Tensor:
+    return w.new_empty(w.shape)
+
+
+for _name, _fake in (
+    ("depthwise_cpu", _fake_forward),
+    ("depthwise_cpu_grad_input", _fake_grad_input),
+    ("depthwise_cpu_grad_weight", _fake_grad_weight),
+):
+    torch.library.register_fake(f"vanbench::{_name}", _fake)
+
+
+def _remember(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x, w, bias, *ctx.geometry, gelu = inputs
+    ctx.biased = bias is not None
+    ctx.gelu = gelu
+    ctx.save_for_backward(x, w)
+
+
+def _backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+    if ctx.gelu:
+        raise RuntimeError("depthwise_cpu with gelu=True is for inference: it keeps no map before the GELU")
+    x, w = ctx.saved_tensors
+    wanted = ctx.needs_input_grad
+    return (
+        torch.ops.vanbench.depthwise_cpu_grad_input(g, w, *ctx.geometry) if wanted[0] else None,
+        torch.ops.vanbench.depthwise_cpu_grad_weight(g, x, w, *ctx.geometry) if wanted[1] else None,
+        g.sum(dim=(0, 2, 3)) if ctx.biased and wanted[2] else None,
+        *[None] * 4,
+    )
+
+
+torch.library.register_autograd("vanbench::depthwise_cpu", _backward, setup_context=_remember)
