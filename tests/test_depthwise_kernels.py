@@ -162,18 +162,18 @@ def test_gelu_follows_the_conv_if_asked(dtype: torch.dtype, channels: int) -> No
     x, w, bias, _ = tensors((2, channels, 9, 9), geometry, dtype)
     x = (3 * x).to(memory_format=torch.channels_last)
     expected = F.gelu(F.conv2d(x.double(), w.double(), bias.double(), padding=1, groups=channels))
-    assert error(cpu.forward(x, w, bias, geometry, gelu=True), expected) < ALLOWED[dtype]
+    assert error(cpu.forward_gelu(x, w, bias, geometry), expected) < ALLOWED[dtype]
 
 
 def test_gelu_is_exact_to_fp32_and_keeps_what_is_no_number() -> None:
     x = torch.linspace(-12, 12, 4001).repeat(16, 1).T.reshape(1, 4001, 1, 16).permute(0, 3, 1, 2).contiguous()
     w = torch.zeros(16, 1, 3, 3)
     w[:, :, 1, 1] = 1.0
-    got = cpu.forward(x, w, None, Geometry(3), gelu=True)
+    got = cpu.forward_gelu(x, w, None, Geometry(3))
     assert float((got.double() - F.gelu(x.double())).abs().max()) < 1e-6
     x[0, :, 100, 0] = float("nan")
     x[0, :, 200, 0] = float("inf")
-    got = cpu.forward(x, w, None, Geometry(3), gelu=True)
+    got = cpu.forward_gelu(x, w, None, Geometry(3))
     assert bool(got[0, :, 100, 0].isnan().all())
 
 
@@ -259,7 +259,7 @@ def test_every_instruction_set_gives_the_same_answers(isa: str, lanes: int) -> N
         import torch
         from tests.test_depthwise_kernels import GEOMETRIES, channels_last, check, tensors
         from vanbench.kernels import cpu
-        assert cpu._lanes(torch.float32) == {lanes}
+        assert cpu._library(torch.float32, 3, "FORWARD").lanes() == {lanes}
         for dtype in (torch.float32, torch.bfloat16, torch.float64):
             for geometry in GEOMETRIES:
                 x, w, bias, g = tensors((2, 21, 17, 22), geometry, dtype)
@@ -278,7 +278,7 @@ def test_every_instruction_set_gives_the_same_answers(isa: str, lanes: int) -> N
 
 def test_an_unknown_instruction_set_is_refused_by_name() -> None:
     done = subprocess.run(
-        [sys.executable, "-c", "from vanbench.kernels import cpu; cpu._lanes(__import__('torch').float32)"],
+        [sys.executable, "-c", "from vanbench.kernels.compiled import load; load('roofs')"],
         capture_output=True,
         text=True,
         timeout=120,

@@ -22,7 +22,8 @@ def priced(word: str, direction: str, geometry: Geometry) -> Op:
             implementation.forward(x, w, bias, geometry)
         else:
             getattr(implementation, direction)(g, x, w, geometry)
-    (op,) = recorder.ops
+    assert len(recorder.ops) == 1
+    op: Op = recorder.ops[0]
     return op
 
 

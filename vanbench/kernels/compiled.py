@@ -43,8 +43,10 @@ def compiler() -> str | None:
 
 
 @cache
-def load(name: str) -> ctypes.CDLL:
+def load(name: str, *defines: str) -> ctypes.CDLL:
     """The library of `kernels/<name>.c`, compiled for this very CPU, or for the instruction set in $VANBENCH_ISA.
+
+    defines: "NAME=VALUE" for the preprocessor; each set of them is a library of its own.
 
     Safe when several processes come first at once: each compiles to a name of its own and renames.
 
@@ -59,7 +61,7 @@ def load(name: str) -> ctypes.CDLL:
     isa = os.environ.get("VANBENCH_ISA") or "native"
     if isa not in _ISA_FLAGS:
         raise unknown("VANBENCH_ISA", isa, _ISA_FLAGS)
-    flags = _FLAGS + _ISA_FLAGS[isa]
+    flags = (*_FLAGS, *_ISA_FLAGS[isa], *(f"-D{each}" for each in defines))
     library = _place(name, source.read_bytes(), path, flags)
     if not library.exists():
         _compile(path, flags, source, library)

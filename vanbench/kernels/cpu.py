@@ -7,7 +7,7 @@ opened through the OpenMP runtime that torch has loaded, so that there are not t
 from __future__ import annotations
 
 import ctypes
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import torch
@@ -16,21 +16,23 @@ from torch import Tensor
 from vanbench.kernels.compiled import NoCompiler, load
 from vanbench.kernels.geometry import Geometry
 
-__all__ = ["forward", "grad_input", "grad_weight", "why_not"]
+__all__ = ["forward", "forward_gelu", "grad_input", "grad_weight", "why_not"]
 
 _KERNEL_SIZES = (3, 5, 7)
-_TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float64: 2}
-_WEIGHT_GRADIENT = 3  # added to the type
+_KINDS = {torch.float32: "FP32", torch.bfloat16: "BF16", torch.float64: "FP64"}
 _SUMS = {torch.float32: torch.float32, torch.bfloat16: torch.float32, torch.float64: torch.float64}
 # A weight gradient's images are cut so that there are about so many pieces, whatever the threads: the same sums.
 _PIECES = 64
+_FEW_PIECES = 16
+# Vectors of channels in a piece, at most. All of a pixel's if they are so few: then memory is read in its order.
+_MOST_VECTORS = 64
 
 
 class _Task(ctypes.Structure):
     _fields_ = [
         *((name, ctypes.c_void_p) for name in ["x", "w", "bias", "g", "y", "parts"]),
-        *((name, ctypes.c_int64) for name in ["batch", "channels", "height", "width", "kernel", "dilation"]),
-        *((name, ctypes.c_int64) for name in ["turned", "gelu", "count", "cuts", "group"]),
+        *((name, ctypes.c_int64) for name in ["batch", "channels", "height", "width", "dilation"]),
+        *((name, ctypes.c_int64) for name in ["turned", "gelu", "group", "cuts", "count"]),
     ]
 
 
@@ -42,16 +44,17 @@ class _NoRuntime(Exception):  # noqa: N818 -- as NoCompiler
     """Torch's OpenMP runtime was not found; the message says so."""
 
 
-@lru_cache(maxsize=1)
-def _library() -> ctypes.CDLL:
-    library = load("depthwise")
-    library.depthwise.restype = None
-    library.depthwise.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p, ctypes.c_int]
-    library.vector_bytes.restype = ctypes.c_int
+@cache
+def _library(dtype: torch.dtype, kernel: int, work: str) -> ctypes.CDLL:
+    """work: FORWARD or WEIGHT_GRADIENT, as the source calls them."""
+    library = load("depthwise", f"KIND={_KINDS[dtype]}", f"KERNEL={kernel}", f"PASS={work}")
+    library.run.restype = None
+    library.run.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int]
+    library.lanes.restype = ctypes.c_int
     return library
 
 
-@lru_cache(maxsize=1)
+@cache
 def _team() -> _Team:
     """Of the OpenMP runtime that torch has loaded for everybody.
 
@@ -74,19 +77,25 @@ def why_not(device: str, geometry: Geometry, dtype: torch.dtype) -> str | None:
         return f"depthwise=cpu has kernels of 3, 5 and 7: this one has {geometry.kernel_size}"
     if geometry.stride != 1:
         return f"depthwise=cpu is for stride 1: this one has {geometry.stride}"
-    if dtype not in _TYPES:
+    if dtype not in _KINDS:
         return f"depthwise=cpu computes fp32, bf16 and fp64: this is {str(dtype).removeprefix('torch.')}"
     try:
-        _library()
+        _library(dtype, geometry.kernel_size, "FORWARD")
         _team()
     except (NoCompiler, _NoRuntime) as error:
         return str(error)
     return None
 
 
-def forward(x: Tensor, w: Tensor, bias: Tensor | None, geometry: Geometry, *, gelu: bool = False) -> Tensor:
-    """x (N, C, H, W), w (C, 1, k, k), bias (C,) -> like x; with `gelu`, GELU (exact) of it. Differentiable without."""
-    y: Tensor = torch.ops.vanbench.depthwise_cpu(x, w, bias, *_arguments(x, geometry), gelu)
+def forward(x: Tensor, w: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
+    """x (N, C, H, W), w (C, 1, k, k), bias (C,) -> like x. Differentiable."""
+    y: Tensor = torch.ops.vanbench.depthwise_cpu(x, w, bias, *_arguments(x, geometry), False)
+    return y
+
+
+def forward_gelu(x: Tensor, w: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
+    """The exact GELU of `forward`, for inference."""
+    y: Tensor = torch.ops.vanbench.depthwise_cpu(x, w, bias, *_arguments(x, geometry), True)
     return y
 
 
@@ -114,64 +123,46 @@ def _stencil(x: Tensor, w: Tensor, bias: Tensor | None, dilation: int, *, turned
     source = x.contiguous(memory_format=torch.channels_last)
     # Where both formats are the same memory, the output needs no copy either.
     target = out if out.is_contiguous(memory_format=torch.channels_last) else torch.empty_like(source)
-    w = w.permute(2, 3, 0, 1).contiguous()
+    taps = w.permute(2, 3, 0, 1).contiguous()
     bias = None if bias is None else bias.contiguous()
-    task = _task(source, w, w.shape[0], dilation)
+    library, threads = _library(x.dtype, w.shape[-1], "FORWARD"), torch.get_num_threads()
+    task = _task(source, dilation)
+    task.w, task.y = taps.data_ptr(), target.data_ptr()
     task.bias = None if bias is None else bias.data_ptr()
-    task.y = target.data_ptr()
     task.turned, task.gelu = turned, gelu
-    lanes = _lanes(x.dtype)
-    task.group = min(_GROUP * lanes, _up(task.channels, lanes))
-    groups = -(-task.channels // task.group)
-    threads = torch.get_num_threads()
+    lanes: int = library.lanes()
+    task.group = min(_MOST_VECTORS * lanes, _up(task.channels, lanes))
     task.cuts = min(threads, task.batch * task.height)
-    task.count = task.cuts * groups
-    _library().depthwise(ctypes.byref(task), _TYPES[x.dtype], ctypes.byref(_team()), threads)
+    task.count = task.cuts * -(-task.channels // task.group)
+    library.run(ctypes.byref(task), ctypes.byref(_team()), threads)
     if target is not out:
         out.copy_(target)
     return out
 
 
-_GROUP = 64
-
-
 def _weight_sums(g: Tensor, x: Tensor, w: Tensor, dilation: int) -> Tensor:
-    channels = x.shape[1]
-    sums = _SUMS[x.dtype]
     if x.numel() == 0:
         return w.new_zeros(w.shape)
     g, x = (each.contiguous(memory_format=torch.channels_last) for each in (g, x))
-    lanes = _lanes(x.dtype)
-    vectors = -(-channels // lanes)
-    cuts = min(x.shape[0], -(-_PIECES // vectors))
-    parts = torch.empty(cuts, *w.shape, dtype=sums)
-    task = _task(x, w, w.shape[-1], dilation)
+    library = _library(x.dtype, w.shape[-1], "WEIGHT_GRADIENT")
+    task = _task(x, dilation)
+    lanes: int = library.lanes()
+    vectors = -(-task.channels // lanes)
+    # A small kernel wants many channels in a piece, for the sake of memory's order.
+    task.group = lanes * (max(1, min(_MOST_VECTORS, vectors * task.batch // _FEW_PIECES)) if w.shape[-1] == 3 else 1)
+    groups = -(-task.channels // task.group)
+    task.cuts = min(task.batch, -(-_PIECES // groups))
+    task.count = groups * task.cuts
+    parts = torch.empty(task.cuts, *w.shape, dtype=_SUMS[x.dtype])
     task.g, task.parts = g.data_ptr(), parts.data_ptr()
-    task.group, task.cuts, task.count = lanes, cuts, vectors * cuts
-    _library().depthwise(
-        ctypes.byref(task), _TYPES[x.dtype] + _WEIGHT_GRADIENT, ctypes.byref(_team()), torch.get_num_threads()
-    )
-    return (parts[0] if cuts == 1 else parts.sum(dim=0)).to(w.dtype)
+    library.run(ctypes.byref(task), ctypes.byref(_team()), torch.get_num_threads())
+    return (parts[0] if task.cuts == 1 else parts.sum(dim=0)).to(w.dtype)
 
 
-def _task(x: Tensor, w: Tensor, kernel: int, dilation: int) -> _Task:
-    """x: channels last. w: (kernel, kernel, channels)."""
+def _task(x: Tensor, dilation: int) -> _Task:
+    """x: channels last."""
     batch, channels, height, width = x.shape
-    return _Task(
-        x=x.data_ptr(),
-        w=w.data_ptr(),
-        batch=batch,
-        channels=channels,
-        height=height,
-        width=width,
-        kernel=kernel,
-        dilation=dilation,
-    )
-
-
-def _lanes(dtype: torch.dtype) -> int:
-    """Channels of a vector: of its sums, which for 16 bits are fp32."""
-    return int(_library().vector_bytes()) // _SUMS[dtype].itemsize
+    return _Task(x=x.data_ptr(), batch=batch, channels=channels, height=height, width=width, dilation=dilation)
 
 
 def _up(number: int, step: int) -> int:
@@ -207,7 +198,7 @@ def _checked(x: Tensor, w: Tensor, padding: int, dilation: int, groups: int, bia
         raise ValueError(f"not a depthwise conv: input {_told(x)}, weight {_told(w)}, {groups} groups")
     if kernel not in _KERNEL_SIZES or dilation < 1 or padding != dilation * (kernel - 1) // 2:
         raise ValueError(f"no kernel for size {kernel}, dilation {dilation}, padding {padding}")
-    if x.dtype not in _TYPES or w.dtype is not x.dtype:
+    if x.dtype not in _KINDS or w.dtype is not x.dtype:
         raise ValueError(f"no kernel for input {_told(x)} and weight {_told(w)}")
     if bias is not None and (bias.shape != (channels,) or bias.dtype is not x.dtype):
         raise ValueError(f"bias {_told(bias)} does not go with input {_told(x)}")

@@ -23,7 +23,8 @@ __all__ = ["IMPLEMENTATIONS", "Geometry", "Implementation", "inputs_of", "refere
 class Implementation(NamedTuple):
     """The three passes; x (N, C, H, W), w (C, 1, k, k), bias (C,) or None, g: the gradient of the output.
 
-    forward(x, w, bias, geometry) -> y, differentiable. grad_input(g, x, w, geometry) -> like x.
+    forward(x, w, bias, geometry) -> y, differentiable. forward_gelu: the same and an exact GELU in one kernel, for
+    inference; None: it has no such. grad_input(g, x, w, geometry) -> like x.
     grad_weight(g, x, w, geometry) -> like w. why_not(device type, geometry, type): why it cannot serve here, or None.
     """
 
@@ -31,6 +32,7 @@ class Implementation(NamedTuple):
     grad_input: Callable[[Tensor, Tensor, Tensor, Geometry], Tensor]
     grad_weight: Callable[[Tensor, Tensor, Tensor, Geometry], Tensor]
     why_not: Callable[[str, Geometry, torch.dtype], str | None]
+    forward_gelu: Callable[[Tensor, Tensor, Tensor | None, Geometry], Tensor] | None = None
 
 
 IMPLEMENTATIONS: dict[str, Implementation] = {
@@ -41,7 +43,7 @@ IMPLEMENTATIONS: dict[str, Implementation] = {
         why_not=lambda device, geometry, dtype: None,
     ),
     "polyphase": Implementation(polyphase.forward, polyphase.grad_input, polyphase.grad_weight, polyphase.why_not),
-    "cpu": Implementation(cpu.forward, cpu.grad_input, cpu.grad_weight, cpu.why_not),
+    "cpu": Implementation(cpu.forward, cpu.grad_input, cpu.grad_weight, cpu.why_not, cpu.forward_gelu),
 }
 
 

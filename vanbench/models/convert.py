@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from timm.models.convnext import ConvNeXtBlock
 from torch import Tensor, fx, nn
+from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from vanbench.errors import unknown
@@ -101,8 +102,11 @@ def use_depthwise(model: nn.Module, word: str, dtype: torch.dtype) -> Served:
             line = f"depthwise {called} convolution(s) left to torch: {reason}"
             left[line] = left.get(line, 0) + 1
             continue
+        gelu = conv.gelu if isinstance(conv, DepthwiseConv2d) else isinstance(conv, forms.ConvGelu)
         conv.__class__ = DepthwiseConv2d
+        conv.gelu = gelu  # type: ignore[assignment]
         conv.implementation = word  # type: ignore[assignment]
+        called += " with GELU" if gelu and IMPLEMENTATIONS[word].forward_gelu is not None else ""
         served[called] = served.get(called, 0) + 1
     return Served(
         tuple(f"{count} depthwise {called} convolution(s) served by {word}" for called, count in served.items()),
@@ -173,10 +177,11 @@ def _replace(model: nn.Module, name: str, fresh: nn.Module) -> None:
 class DepthwiseConv2d(nn.Conv2d):
     """A depthwise convolution served by one of `vanbench.kernels.depthwise.IMPLEMENTATIONS`.
 
-    Parameters as of the nn.Conv2d that it was. implementation: the row of the table.
+    Parameters as of the nn.Conv2d that it was. implementation: the row of the table. gelu: whether a GELU follows.
     """
 
     implementation: str
+    gelu: bool
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) or (C, H, W), as nn.Conv2d; under autocast in its type."""
@@ -188,12 +193,18 @@ class DepthwiseConv2d(nn.Conv2d):
             dtype = torch.get_autocast_dtype(device)
             x, weight = x.to(dtype), weight.to(dtype)
             bias = None if bias is None else bias.to(dtype)
-        return IMPLEMENTATIONS[self.implementation].forward(x, weight, bias, geometry_of(self))
+        served = IMPLEMENTATIONS[self.implementation]
+        geometry = geometry_of(self)
+        if not self.gelu:
+            return served.forward(x, weight, bias, geometry)
+        if served.forward_gelu is not None:
+            return served.forward_gelu(x, weight, bias, geometry)
+        return F.gelu(served.forward(x, weight, bias, geometry))
 
     def extra_repr(self) -> str:
         """With what serves it."""
         said: str = super().extra_repr()  # type: ignore[no-untyped-call]
-        return f"{said}, implementation={self.implementation!r}"
+        return f"{said}, implementation={self.implementation!r}" + (", gelu=True" if self.gelu else "")
 
 
 def geometry_of(conv: nn.Conv2d) -> Geometry:
@@ -206,7 +217,7 @@ def depthwise_convs(model: nn.Module) -> dict[str, nn.Conv2d]:
     return {
         name: module
         for name, module in model.named_modules()
-        if type(module) in (nn.Conv2d, DepthwiseConv2d) and _is_ours(module)
+        if type(module) in (nn.Conv2d, forms.ConvGelu, DepthwiseConv2d) and _is_ours(module)
     }
 
 

@@ -17,7 +17,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from vanbench.models.van import VAN, Attention, Block, LargeKernelAttention
 
-__all__ = ["FoldedBlock", "LeanAttention", "LeanLargeKernelAttention", "LeanVAN", "folded", "lean"]
+__all__ = ["ConvGelu", "FoldedBlock", "LeanAttention", "LeanLargeKernelAttention", "LeanVAN", "folded", "lean"]
 
 
 class LeanLargeKernelAttention(LargeKernelAttention):
@@ -83,6 +83,14 @@ def lean(model: nn.Module) -> list[str]:
     ]
 
 
+class ConvGelu(nn.Conv2d):
+    """A convolution and an exact GELU, one module so that one kernel may do both."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """As nn.Conv2d."""
+        return F.gelu(super().forward(x))
+
+
 class FoldedBlock(nn.Module):
     """A block of VAN with its norms, layer scales and inner shortcut in the weights. (B, C, H, W), same shape out.
 
@@ -108,6 +116,7 @@ class FoldedBlock(nn.Module):
         self.register_buffer("stream_scale", stream[:, None, None])
         self.fc1 = _after_affine(mlp.fc1, *_affine(block.norm2))
         self.dwconv = copy.deepcopy(mlp.dwconv.dwconv)
+        self.dwconv.__class__ = ConvGelu
         self.fc2 = _scaled(mlp.fc2, block.layer_scale_2.detach().double())
         self.requires_grad_(False)
         self.train(False)
@@ -115,11 +124,12 @@ class FoldedBlock(nn.Module):
     stream_scale: Tensor
 
     def forward(self, x: Tensor) -> Tensor:
-        y = F.gelu(self.proj_1(x))
-        y = y * self.conv1(self.conv_spatial(self.conv0(y)))
-        x = torch.addcmul(self.proj_2(y), x, self.stream_scale)
-        z: Tensor = self.fc2(F.gelu(self.dwconv(self.fc1(x))))
-        return x + z
+        # In place where the memory is the block's own: fresh memory of these sizes costs page faults.
+        y = torch.ops.aten.gelu_(self.proj_1(x))
+        y = self.conv1(self.conv_spatial(self.conv0(y))).mul_(y)
+        x = self.proj_2(y).addcmul_(x, self.stream_scale)
+        z: Tensor = self.fc2(self.dwconv(self.fc1(x)))
+        return z.add_(x)
 
     def train(self, mode: bool = True) -> FoldedBlock:
         """Refuses training mode: its batch norms' statistics are part of the weights.
