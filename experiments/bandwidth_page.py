@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from vanbench.record.ceilings import read_book
@@ -237,11 +237,11 @@ TABLES: dict[str, Callable[[Path], str]] = {
 }
 
 
-def filled(page: str, machine: Path) -> str:
+def filled(page: str, machine: Path, tables: Mapping[str, Callable[[Path], str]] = TABLES) -> str:
     """The page with every table made anew. A mark is `<!-- table: NAME -->`; its table ends at `<!-- end -->`."""
 
     def table(found: re.Match[str]) -> str:
-        return f"<!-- table: {found[1]} -->\n\n{TABLES[found[1]](machine)}\n\n<!-- end -->"
+        return f"<!-- table: {found[1]} -->\n\n{tables[found[1]](machine)}\n\n<!-- end -->"
 
     return re.sub(r"<!-- table: (.+?) -->.*?<!-- end -->", table, page, flags=re.DOTALL)
 

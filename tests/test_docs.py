@@ -72,6 +72,19 @@ def test_the_tables_of_the_bandwidth_page_are_those_of_the_committed_results() -
     assert "<!-- table: " in page
 
 
+def test_the_tables_of_the_page_on_a_faster_van_are_those_of_the_committed_results(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import importlib
+
+    monkeypatch.syspath_prepend(str(ROOT / "experiments"))
+    module = importlib.import_module("fast_van_page")
+    page = (ROOT / "docs" / "fast_van.md").read_text(encoding="utf-8")
+    (results,) = {file.parent for file in (ROOT / "results").glob("*/depthwise_kernels.csv")}
+    assert module.filled(page, results, module.TABLES) == page, "run experiments/fast_van_page.py"
+    assert "<!-- table: " in page
+
+
 def test_the_gates_tables_are_those_of_the_committed_results(monkeypatch: pytest.MonkeyPatch) -> None:
     import importlib
 

@@ -344,6 +344,24 @@ def test_a_van_of_other_code_is_known_by_its_parameters(form: str) -> None:
         assert set(converted.state_dict()) == set(model.state_dict())
 
 
+@pytest.mark.parametrize(
+    ("plant", "said"),
+    [
+        (lambda block: setattr(block.attn, "activation", nn.GELU("tanh")), "not the exact GELU"),
+        (lambda block: setattr(block, "norm1", nn.GroupNorm(1, 8)), "no batch norm"),
+    ],
+    ids=["tanh", "group norm"],
+)
+def test_a_van_with_other_layers_is_made_lean_and_not_folded(plant: Any, said: str) -> None:
+    model: Any = timm.create_model("van_b0", embed_dims=(8, 16, 24, 32), depths=(1, 1, 1, 1), num_classes=10)
+    plant(model.block1[0])
+    model = model.double().eval()
+    converted, changes = convert(model, form="folded")
+    assert isinstance(converted, LeanVAN)
+    assert any(said in line for line in changes)
+    assert distance(answers(converted), answers(model)) < EXACT
+
+
 def test_a_network_of_the_same_names_that_computes_something_else_is_left_alone() -> None:
     model = TheirVAN(shortcut=False).eval()
     converted, changes = convert(model, form="lean")

@@ -21,7 +21,9 @@ def depthwise(
     passes: Annotated[
         str, typer.Option("--pass", help="forward, grad_input, grad_weight.")
     ] = "forward,grad_input,grad_weight",
-    implementation: Annotated[str, typer.Option("--depthwise", help="Implementations: native.")] = "native",
+    implementation: Annotated[
+        str, typer.Option("--depthwise", help="Implementations: native, polyphase, cpu.")
+    ] = "native,polyphase,cpu",
     threads: Annotated[str, typer.Option(help="CPU threads; auto is torch's choice.")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N.")] = "auto",
     rounds: Annotated[int, typer.Option(help="Fresh processes that visit every case, at most.")] = 5,

@@ -13,9 +13,10 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from vanbench.models.van import VAN, Attention, Block, LargeKernelAttention
+from vanbench.models.van import VAN, Attention, Block, LargeKernelAttention, PatchEmbed
 
 __all__ = ["ConvGelu", "FoldedBlock", "LeanAttention", "LeanLargeKernelAttention", "LeanVAN", "folded", "lean"]
 
@@ -149,7 +150,12 @@ def folded(model: nn.Module) -> list[str]:
         return []
     model.eval()
     blocks = norms = 0
+    left: list[str] = []
     for van in [module for module in model.modules() if isinstance(module, VAN)]:
+        reason = _not_foldable(van)
+        if reason is not None:
+            left.append(f"a VAN left unfolded: {reason}")
+            continue
         for stage in _stage_names(van):
             for name, block in list(getattr(van, f"block{stage}").named_children()):
                 setattr(getattr(van, f"block{stage}"), name, FoldedBlock(block))
@@ -158,11 +164,29 @@ def folded(model: nn.Module) -> list[str]:
             embed.proj, embed.norm = fuse_conv_bn_eval(embed.proj, embed.norm), nn.Identity()
             norms += 1
         van.requires_grad_(False)
+    if not blocks:
+        return [*lines, *left]
     return [
         lines[0],
         f"{blocks} block(s): batch norms, layer scales and the inner shortcut folded into the 1x1 convolutions",
         f"{norms} patch embedding(s): batch norm folded into the convolution",
+        *left,
     ]
+
+
+def _not_foldable(van: VAN) -> str | None:
+    """Why a network of somebody else's making cannot be folded as the published one can, or None."""
+    for name, module in van.named_modules():
+        if isinstance(module, Block):
+            for norm in (module.norm1, module.norm2):
+                if not isinstance(norm, _BatchNorm) or norm.running_mean is None:
+                    return f"a norm of {name} is no batch norm with running statistics"
+            for activation in (module.attn.activation, module.mlp.act):
+                if type(activation) is not nn.GELU or activation.approximate != "none":
+                    return f"an activation of {name} is {activation}, not the exact GELU"
+        if isinstance(module, PatchEmbed) and not isinstance(module.norm, _BatchNorm):
+            return f"the norm of {name} is no batch norm"
+    return None
 
 
 def _stage_names(van: VAN) -> Iterable[int]:
@@ -170,13 +194,9 @@ def _stage_names(van: VAN) -> Iterable[int]:
 
 
 def _affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """(a, b) with norm(x) = a x + b in eval mode, by channel, in float64: rounding comes once, at the end.
-
-    Raises:
-        ValueError: a norm without running statistics has no such a and b.
-    """
-    if norm.running_mean is None or norm.running_var is None:
-        raise ValueError("a batch norm without running statistics cannot be folded")
+    """(a, b) with norm(x) = a x + b in eval mode, by channel, in float64: rounding comes once, at the end."""
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
     mean, variance = norm.running_mean.double(), norm.running_var.double()
     a = (variance + norm.eps).rsqrt()
     if norm.weight is not None:

@@ -70,17 +70,26 @@ def _whole(value: Any) -> int:
     return int(value)
 
 
+# How a configuration's values are called in a legend, where another word than the table's is shorter.
+_SHORT = {
+    "compile": {"off": "eager", "default": "compiled"},
+    "form": {"reference": "reference form"},
+}
+_EXCLUDED = "excluded by the sweep"
+
+
 def _configuration(row: Row, names: Sequence[str]) -> str:
     words = []
     for name in names:
         word = str(row[name] if row[name] is not None else "?")
-        words.append(
-            {"compile": f"compile {word}", "threads": f"{word} threads", "form": f"{word} form"}.get(name, word)
-        )
+        word = _SHORT.get(name, {}).get(word, word)
+        words.append(f"{word} threads" if name == "threads" else word)
     return ", ".join(words)
 
 
 def _scenes(rows: Sequence[Row]) -> list[_Scene]:
+    # What nobody asked for is in the table, and in no figure.
+    rows = [row for row in rows if not str(row.get("reason") or "").startswith(_EXCLUDED)]
     varied = differing(rows, _AXES_OF_A_CONFIGURATION)
     constant = [name for name in _AXES_OF_A_CONFIGURATION if name not in varied]
     scenes = []

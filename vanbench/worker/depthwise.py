@@ -99,7 +99,7 @@ def _time(task: TimeCases, channel: Channel) -> None:
     generator.shuffle(order)
     order.sort(key=lambda i: not task.cases[i].models)
     end, said, reached = perf_counter() + task.seconds, perf_counter(), 0
-    with torch.no_grad():
+    with torch.inference_mode():
         for i in order:
             if perf_counter() >= end:
                 break
