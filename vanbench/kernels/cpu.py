@@ -61,10 +61,10 @@ def _team() -> _Team:
     Raises:
         _NoRuntime: there is none, or it has no GOMP interface (libgomp, libomp and libiomp5 have).
     """
-    process = ctypes.CDLL(None)
     try:
+        process = ctypes.CDLL(None)
         found = [getattr(process, name) for name in ("GOMP_parallel", "omp_get_thread_num", "omp_get_num_threads")]
-    except AttributeError as error:
+    except (AttributeError, TypeError) as error:  # TypeError: Windows has no handle of the whole process
         raise _NoRuntime("torch has loaded no OpenMP runtime with a GOMP interface here") from error
     return _Team(*(ctypes.cast(each, ctypes.c_void_p) for each in found))
 
