@@ -115,7 +115,7 @@ def total(rows: Sequence[Row], name: str) -> float:
 def words_of(row: Row, names: Sequence[str]) -> str:
     """What a row holds in these columns, as a list in one line."""
     says = {"batch_size": "batch {}", "image_size": "{} px", "form": "{} form", "stride": "stride {}"}
-    says["threads"] = "{} threads"
+    says |= {"depthwise": "depthwise {}", "threads": "{} threads"}
     return ", ".join(says.get(name, "{}").format(one_line(text_of(row, name))) for name in names if text_of(row, name))
 
 
