@@ -134,6 +134,36 @@ def test_lean_keeps_the_names_of_the_parameters_and_timms_methods() -> None:
         assert distance(one, other) < EXACT
 
 
+def test_what_was_trained_lean_and_with_a_kernel_is_folded_afterwards() -> None:
+    model = drawn("van_b0")
+    trained = convert(model, form="lean", depthwise="polyphase").model
+    for depthwise in ("native", "polyphase"):
+        folded, changes = convert(trained, form="folded", depthwise=depthwise)
+        assert sum(isinstance(module, FoldedBlock) for module in folded.modules()) == 13
+        assert any("folded into the 1x1" in line for line in changes)
+        assert distance(answers(folded), answers(model)) < EXACT
+        served = [module for module in folded.modules() if isinstance(module, DepthwiseConv2d)]
+        assert len(served) == (0 if depthwise == "native" else 13)
+    again, changes = convert(folded, form="folded")
+    assert changes == ("13 depthwise convolution(s) given back to torch",)
+    assert distance(answers(again), answers(model)) < EXACT
+
+
+def test_a_convolution_whose_weight_is_read_elsewhere_keeps_it() -> None:
+    class Reader(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.norm = nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)
+            nn.init.constant_(self.norm.weight, 3.0)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y: Tensor = self.norm(self.conv(x)) + self.conv.weight.sum()
+            return y
+
+    model = Reader().double().eval()
+    assert distance(answers(convert(model, form="folded").model), answers(model)) < EXACT
+
+
 def test_a_folded_network_refuses_to_train() -> None:
     folded = convert(drawn("van_b0"), form="folded").model
     assert not folded.training

@@ -92,7 +92,7 @@ def use_depthwise(model: nn.Module, word: str, dtype: torch.dtype) -> Served:
     served: dict[str, int] = {}
     left: dict[str, int] = {}
     if word == "native":
-        return Served((), ())
+        return Served(tuple(_left_to_torch(model)), ())
     for conv in depthwise_convs(model).values():
         geometry = geometry_of(conv)
         reason = IMPLEMENTATIONS[word].why_not(conv.weight.device.type, geometry, dtype)
@@ -112,6 +112,14 @@ def use_depthwise(model: nn.Module, word: str, dtype: torch.dtype) -> Served:
         tuple(f"{count} depthwise {called} convolution(s) served by {word}" for called, count in served.items()),
         tuple(f"{count} {line}" for line, count in left.items()),
     )
+
+
+def _left_to_torch(model: nn.Module) -> list[str]:
+    """Undo what serves depthwise convolutions, in place; gives a line if anything did."""
+    served = [conv for conv in depthwise_convs(model).values() if isinstance(conv, DepthwiseConv2d)]
+    for conv in served:
+        conv.__class__ = forms.ConvGelu if conv.gelu else nn.Conv2d  # type: ignore[assignment]
+    return [f"{len(served)} depthwise convolution(s) given back to torch"] if served else []
 
 
 # --- folding ----------------------------------------------------------------------------------------------------------
@@ -137,6 +145,7 @@ def _fold_batch_norms(model: nn.Module) -> list[str]:
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
     if not norms:
         return []
+    model.eval()
     try:
         graph = fx.symbolic_trace(model)
     except Exception as error:  # someone else's forward: whatever it raises means that it cannot be traced
@@ -146,19 +155,23 @@ def _fold_batch_norms(model: nn.Module) -> list[str]:
     for node in graph.graph.nodes:
         if node.op == "call_module":
             called[node.target] = called.get(node.target, 0) + 1
+    # What reads a layer's weights itself would see others after a fold.
+    read = {node.target.rpartition(".")[0] for node in graph.graph.nodes if node.op == "get_attr"}
     modules = dict(model.named_modules())
-    model.eval()
     folded = 0
     for node in graph.graph.nodes:
         if node.op != "call_module" or type(modules.get(node.target)) is not nn.BatchNorm2d:
             continue
-        source = node.args[0]
-        if source.op != "call_module" or not isinstance(modules.get(source.target), nn.Conv2d):
+        source = node.args[0] if node.args else None
+        if not isinstance(source, fx.Node) or source.op != "call_module" or source.target in read:
+            continue
+        conv = str(source.target)
+        if not isinstance(modules[conv], nn.Conv2d):
             continue
         norm = modules[node.target]
-        if len(source.users) > 1 or called[source.target] > 1 or called[node.target] > 1 or norm.running_mean is None:
+        if len(source.users) > 1 or called[conv] > 1 or called[node.target] > 1 or norm.running_mean is None:
             continue
-        _replace(model, source.target, fuse_conv_bn_eval(modules[source.target], norm))
+        _replace(model, conv, fuse_conv_bn_eval(modules[conv], norm))
         _replace(model, node.target, nn.Identity())
         folded += 1
     lines = [f"{folded} batch norm(s) folded into the convolution before"] if folded else []

@@ -146,12 +146,14 @@ class FoldedBlock(nn.Module):
 def folded(model: nn.Module) -> list[str]:
     """Rewrite every VAN in `model` for inference, in place, in eval mode; gives what was changed, a line each."""
     lines = lean(model)
-    if not lines:
-        return []
+    # One that is lean already, as after training, is folded all the same; one that is folded has no block left.
+    vans = [module for module in model.modules() if isinstance(module, VAN) and _blocks(module)]
+    if not vans:
+        return lines
     model.eval()
     blocks = norms = 0
     left: list[str] = []
-    for van in [module for module in model.modules() if isinstance(module, VAN)]:
+    for van in vans:
         reason = _not_foldable(van)
         if reason is not None:
             left.append(f"a VAN left unfolded: {reason}")
@@ -167,11 +169,15 @@ def folded(model: nn.Module) -> list[str]:
     if not blocks:
         return [*lines, *left]
     return [
-        lines[0],
+        *lines[:1],
         f"{blocks} block(s): batch norms, layer scales and the inner shortcut folded into the 1x1 convolutions",
         f"{norms} patch embedding(s): batch norm folded into the convolution",
         *left,
     ]
+
+
+def _blocks(van: VAN) -> list[Block]:
+    return [module for module in van.modules() if isinstance(module, Block)]
 
 
 def _not_foldable(van: VAN) -> str | None:
