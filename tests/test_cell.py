@@ -52,6 +52,7 @@ def test_every_field_that_differs_changes_the_key() -> None:
         for field, value in {
             "model": "van_b1", "task": "train", "batch_size": 2, "image_size": 225, "precision": "bf16",
             "memory_format": "channels_last", "compile": "default", "form": "lean", "depthwise": "cpu",
+            "allocator": "keep",
             "device": "cpu", "threads": 1,
         }.items()
     ]  # fmt: skip

@@ -51,6 +51,7 @@ def gate(
     ] = None,
     form: Annotated[_Text, typer.Option(help="[default: reference]", rich_help_panel=_AXES)] = None,
     depthwise: Annotated[_Text, typer.Option(help="[default: native]", rich_help_panel=_AXES)] = None,
+    allocator: Annotated[_Text, typer.Option(help="[default: system]", rich_help_panel=_AXES)] = None,
     threads: Annotated[_Text, typer.Option(help="CPU threads. [default: auto]", rich_help_panel=_AXES)] = None,
     device: Annotated[_Text, typer.Option(help="auto, cpu, cuda, cuda:N. [default: auto]")] = None,
     tolerance: Annotated[
@@ -100,6 +101,7 @@ def gate(
         "compile": compile,
         "form": form,
         "depthwise": depthwise,
+        "allocator": allocator,
         "threads": threads,
         "device": device,
     }

@@ -45,11 +45,22 @@ def run(
         ),
     ] = None,
     form: Annotated[
-        _Text, typer.Option(help="How the model is written: reference. [default: reference]", rich_help_panel=_AXES)
+        _Text,
+        typer.Option(
+            help="How the model is written: reference, lean, folded. [default: reference]", rich_help_panel=_AXES
+        ),
     ] = None,
     depthwise: Annotated[
         _Text,
-        typer.Option(help="Which kernel serves depthwise convs: native. [default: native]", rich_help_panel=_AXES),
+        typer.Option(
+            help="What serves depthwise convs: native, polyphase, cpu, auto. [default: native]", rich_help_panel=_AXES
+        ),
+    ] = None,
+    allocator: Annotated[
+        _Text,
+        typer.Option(
+            help="What serves memory: system, keep, tcmalloc, jemalloc. [default: system]", rich_help_panel=_AXES
+        ),
     ] = None,
     threads: Annotated[
         _Text, typer.Option(help="CPU threads. [default: auto, torch's choice]", rich_help_panel=_AXES)
@@ -118,6 +129,7 @@ def run(
         "compile": compile,
         "form": form,
         "depthwise": depthwise,
+        "allocator": allocator,
         "threads": threads,
         "device": device,
         "reference": reference,

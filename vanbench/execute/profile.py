@@ -72,8 +72,9 @@ def profile_cells(
         profiles: list[Profile] = []
         failed: list[tuple[str, str]] = []
         for cell in cells:
-            if cell.precision in environment.unsupported:
-                missed = Missed(cell, "skipped", environment.unsupported[cell.precision])
+            reason = environment.why_not(cell)
+            if reason is not None:
+                missed = Missed(cell, "skipped", reason)
             else:
                 with starter(folder, worker) as nursery:
                     try:

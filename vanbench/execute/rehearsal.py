@@ -37,11 +37,11 @@ class Rehearsed(NamedTuple):
 
 
 def check_support(seen: Sequence[ArmSeen], cells: Sequence[Pair]) -> None:
-    """A precision that the device has not is a mistake, and no verdict."""
+    """A precision or an allocator that is not here is a mistake, and no verdict."""
     for place, (role, arm) in enumerate(zip(ROLES, seen, strict=False)):
         assert arm.environment is not None
         for pair in cells:
-            why = arm.environment.unsupported.get(pair[place].precision)
+            why = arm.environment.why_not(pair[place])
             if why is not None:
                 raise UserError(f"{role}: {pair[place].slug}: {why}")
 

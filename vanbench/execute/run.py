@@ -76,7 +76,7 @@ def _kind(device: str) -> str:
 
 def _impossible(sweep: Sweep, cell: Cell, environment: Environment) -> str | None:
     """Why a cell is not measured, as far as it can be known before a worker is asked."""
-    return sweep.excluded(cell) or environment.unsupported.get(cell.precision)
+    return sweep.excluded(cell) or environment.why_not(cell)
 
 
 def _contests(sweep: Sweep, cells: Iterable[Cell], impossible: Collection[Cell] = ()) -> list[Contest]:

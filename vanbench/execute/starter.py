@@ -18,9 +18,10 @@ import msgspec
 
 from vanbench.errors import WorkerError
 from vanbench.execute.child import Child, last_lines, oom_kills
-from vanbench.record.task import PROTOCOL, Dead, Forked, Task, encode
+from vanbench.record.allocators import environment_of
+from vanbench.record.task import PROTOCOL, Dead, Forked, Measure, ProfileStep, Task, encode
 
-__all__ = ["WORKER", "Nursery", "Spawner", "Starter", "UnlikeProtocol", "starter"]
+__all__ = ["WORKER", "Nurseries", "Nursery", "Spawner", "Starter", "UnlikeProtocol", "starter"]
 
 # The command of the real workers; what says how to reach us is appended.
 WORKER: tuple[str, ...] = (sys.executable, "-m", "vanbench.worker")
@@ -66,21 +67,63 @@ class Starter(Protocol):
     def fork(self, task: Task, name: str) -> Child:
         """A new child that carries out `task`. name: for messages."""
 
-    def how_it_ended(self, pid: int) -> int | None:
-        """A child's exit status, or minus the signal that killed it; None if nobody can tell."""
-
 
 def starter(scratch: Path, command: Sequence[str] = WORKER) -> Starter:
-    """The way of this system: a nursery on Linux, an interpreter a child elsewhere."""
-    return Nursery(scratch, command) if sys.platform == "linux" else Spawner(scratch, command)
+    """The way of this system: a nursery on Linux, one for each allocator; an interpreter a child elsewhere."""
+    return Nurseries(scratch, command) if sys.platform == "linux" else Spawner(scratch, command)
 
 
-class Nursery:
-    """A fresh process that has imported everything and forks children. Use it as a context manager."""
+class Nurseries:
+    """A nursery, and another for each other allocator that a timed cell asks for, started when the first one does.
+
+    An allocator serves a process from its start on, so children that differ in it cannot come from one process.
+    """
 
     def __init__(self, scratch: Path, command: Sequence[str] = WORKER) -> None:
         self._scratch = scratch
         self._command = command
+        self._usual = Nursery(scratch, command)
+        self._others: dict[str, Nursery] = {}
+
+    def begin(self) -> None:
+        """Start the usual one, and do not wait for it; entering does both."""
+        self._usual.begin()
+
+    def __enter__(self) -> Nurseries:
+        self._usual.__enter__()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Kill them all and every child of theirs."""
+        for each in (self._usual, *self._others.values()):
+            each.close()
+
+    def fork(self, task: Task, name: str) -> Child:
+        """A new child that carries out `task`, of the nursery whose allocator its cell asks for if it is timed."""
+        word = task.cell.allocator if isinstance(task, (Measure, ProfileStep)) else "system"
+        if word == "system":
+            return self._usual.fork(task, name)
+        if word not in self._others:
+            self._others[word] = Nursery(self._scratch, self._command, environment_of(word))
+            self._others[word].__enter__()
+        return self._others[word].fork(task, name)
+
+
+class Nursery:
+    """A fresh process that has imported everything and forks children. Use it as a context manager.
+
+    environment: what it finds in its environment besides.
+    """
+
+    def __init__(
+        self, scratch: Path, command: Sequence[str] = WORKER, environment: Mapping[str, str] | None = None
+    ) -> None:
+        self._scratch = scratch
+        self._command = command
+        self._environment = environment
         self._ended: dict[int, int] = {}
         self._started = 0
         self._children: list[Child] = []
@@ -93,7 +136,9 @@ class Nursery:
         with theirs, open(self._log, "wb") as log:
             try:
                 words = [str(theirs.fileno()), str(os.getpid())]
-                self._process = _launch(self._command, words, log, self._scratch, pass_fds=[theirs.fileno()])
+                self._process = _launch(
+                    self._command, words, log, self._scratch, pass_fds=[theirs.fileno()], extra=self._environment
+                )
             except WorkerError:
                 ours.close()
                 raise

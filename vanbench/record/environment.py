@@ -7,6 +7,8 @@ import json
 
 import msgspec
 
+from vanbench.spec.cell import Cell
+
 __all__ = ["Environment", "Gpu", "Hardware", "Rest", "Software"]
 
 
@@ -92,7 +94,10 @@ class Rest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Environment(msgspec.Struct, frozen=True, kw_only=True):
-    """A run's environment.json. device: what `auto` came to ("cpu", "cuda:0"); supported: precision -> why not."""
+    """A run's environment.json. device: what `auto` came to ("cpu", "cuda:0").
+
+    unsupported: what this machine has not, a word of the axes precision and allocator each, and why.
+    """
 
     machine_key: str
     machine: str
@@ -104,6 +109,11 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True):
     rest: Rest
     unsupported: dict[str, str] = {}
     settings: dict[str, str] = {}
+
+    def why_not(self, cell: Cell) -> str | None:
+        """Why this machine has no such cell, as far as it can be known without building it; None if it has."""
+        words = (cell.precision, cell.allocator)
+        return next((self.unsupported[word] for word in words if word in self.unsupported), None)
 
     def difference(self, other: Environment) -> str | None:
         """The first field in which two environments could not share one run, as text, or None.

@@ -47,7 +47,7 @@ __all__ = [
 ]
 
 # Raised whenever a message changes shape, so that an arm with other sources is refused by name, not misread.
-PROTOCOL = 3
+PROTOCOL = 4
 
 
 class Names(msgspec.Struct, frozen=True, kw_only=True, tag="names"):

@@ -290,6 +290,7 @@ CONTRACT: tuple[Column, ...] = (
 )
 
 _EXTRA: tuple[Column, ...] = (
+    Column("allocator", "text", "", "What serves memory: system, keep, tcmalloc or jemalloc.", _cell("allocator")),
     Column("ratio_to", "text", "", "The reference cell that ratio divides by.", _ratio_to),
     Column(
         "half_width",

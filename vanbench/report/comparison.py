@@ -17,7 +17,10 @@ from vanbench.report.table import Row
 __all__ = ["COMPARISON_COLUMNS", "SIDES", "Pair", "is_measured", "pairs_of", "table_of", "unpaired"]
 
 # What makes two rows the same cell where a key is missing; device and threads are what the machine came to.
-_CELL = ("model", "task", "batch_size", "image_size", "precision", "memory_format", "compile", "form", "depthwise")
+_CELL = (
+    *("model", "task", "batch_size", "image_size", "precision", "memory_format", "compile", "form", "depthwise"),
+    "allocator",
+)
 _STACK = ("device_name", "device", "threads", "torch_version", "vanbench_version")
 SIDES = ("base", "head")
 _AMBIGUOUS = "several rows of a table could be meant"

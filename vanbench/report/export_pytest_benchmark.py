@@ -17,7 +17,10 @@ __all__ = ["pytest_benchmark"]
 
 # The version whose files these are like; it is checked by running that version on them.
 _VERSION = "5.3.1"
-_PARAMS = ("model", "task", "batch_size", "image_size", "precision", "memory_format", "compile", "form", "depthwise")
+_PARAMS = (
+    *("model", "task", "batch_size", "image_size", "precision", "memory_format", "compile", "form", "depthwise"),
+    "allocator",
+)
 _EXTRA_TEXT = ("machine_key", "device_name", "torch_version", "vanbench_version", "key")
 
 

@@ -21,7 +21,7 @@ _HEADERS = {
     "train": ("samples_per_sec", "step_time", "batch_size", "img_size", "param_count"),
 }
 # What a table has in its file's name at best, so that all its rows must agree in it.
-_IN_THE_NAME = ("precision", "memory_format", "compile", "form", "depthwise", "device", "threads")
+_IN_THE_NAME = ("precision", "memory_format", "compile", "form", "depthwise", "allocator", "device", "threads")
 
 
 def timm(chosen: Sequence[Chosen], wishes: Wishes) -> Exported:
@@ -80,6 +80,7 @@ def _notes(run: Chosen, row: Row) -> list[str]:
     if name is None:
         return [*notes, "timm's file names have no words for how these rows were measured: name the file as you like"]
     notes.append(f"precision, layout and compile belong into the file's name: {name}")
-    lost = [str(row[axis]) for axis, usual in (("form", "reference"), ("depthwise", "native")) if row[axis] != usual]
+    usual = {"form": "reference", "depthwise": "native", "allocator": "system"}
+    lost = [str(row[axis]) for axis, word in usual.items() if row[axis] != word]
     lost += [str(row["compile"])] * (row["compile"] not in ("off", "default"))
     return notes + [f"which does not say {', '.join(lost)}"] * bool(lost)

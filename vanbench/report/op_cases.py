@@ -60,6 +60,7 @@ _CONFIGURATION = (
     "image_size",
     "form",
     "depthwise",
+    "allocator",
     "device",
     "threads",
 )
@@ -115,7 +116,7 @@ def total(rows: Sequence[Row], name: str) -> float:
 def words_of(row: Row, names: Sequence[str]) -> str:
     """What a row holds in these columns, as a list in one line."""
     says = {"batch_size": "batch {}", "image_size": "{} px", "form": "{} form", "stride": "stride {}"}
-    says |= {"depthwise": "depthwise {}", "threads": "{} threads"}
+    says |= {"depthwise": "depthwise {}", "allocator": "allocator {}", "threads": "{} threads"}
     return ", ".join(says.get(name, "{}").format(one_line(text_of(row, name))) for name in names if text_of(row, name))
 
 
@@ -127,7 +128,8 @@ def cases_of(rows: Sequence[Row]) -> tuple[list[Case], str]:
     for row in rows:
         place = tuple(text_of(row, name) for name in _CONFIGURATION)
         cases.setdefault(place, Case(words_of(row, said) or "?")).rows.append(row)
-    rest = [name for name in _CONFIGURATION if name not in said and rows and text_of(rows[0], name) != "native"]
+    usual = ("native", "system")
+    rest = [name for name in _CONFIGURATION if name not in said and rows and text_of(rows[0], name) not in usual]
     return list(cases.values()), words_of(rows[0], rest) if rows else ""
 
 

@@ -12,7 +12,7 @@ __all__ = ["OFF", "Group", "Step", "first_break", "groups", "kinds", "steps"]
 
 # Beyond this the sum of the operations does not stand for the step.
 OFF = 0.05
-_USUAL = {"form": "reference", "depthwise": "native"}
+_USUAL = {"form": "reference", "depthwise": "native", "allocator": "system"}
 
 
 class Group(NamedTuple):
@@ -71,7 +71,7 @@ def steps(rows: Sequence[Row]) -> list[Step]:
                 *([f"{first['image_size']}px"] if first["image_size"] != 224 else []),
                 str(first["precision"]),
                 str(first["memory_format"]),
-                *(str(first[name]) for name, usual in _USUAL.items() if first[name] != usual),
+                *(str(first[name]) for name, usual in _USUAL.items() if first[name] not in (usual, None)),
             ]
         )
         found.append(

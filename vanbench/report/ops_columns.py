@@ -113,6 +113,7 @@ OPS_COLUMNS: tuple[Column, ...] = (
     _text("memory_format", "contiguous or channels_last, as asked.", _cell("memory_format")),
     _text("form", "How the model is written.", _cell("form")),
     _text("depthwise", "Which kernel serves the depthwise convs.", _cell("depthwise")),
+    _text("allocator", "What serves memory.", _cell("allocator")),
     _text("device", "What the device came to.", lambda row: row.profile.device),
     _text("threads", "Intra-op threads.", lambda row: str(row.profile.threads)),
     Column("place", "integer", "", "Place of the operation in the step, from 0.", lambda row: row.place),

@@ -39,7 +39,10 @@ if TYPE_CHECKING:
 
 __all__ = ["FIGURES", "Drawn", "draw", "save_all"]
 
-_AXES_OF_A_CONFIGURATION = ("precision", "memory_format", "compile", "form", "depthwise", "device", "threads")
+_AXES_OF_A_CONFIGURATION = (
+    *("precision", "memory_format", "compile", "form", "depthwise", "allocator"),
+    *("device", "threads"),
+)
 # A range beyond which a linear axis squeezes the slow models into its first tenth.
 _WIDE_RANGE = 12.0
 
@@ -74,7 +77,10 @@ def _whole(value: Any) -> int:
 _SHORT = {
     "compile": {"off": "eager", "default": "compiled"},
     "form": {"reference": "reference form"},
+    "allocator": {"system": "system's memory", "keep": "memory kept"},
 }
+# What all rows have in common and nobody changed needs no word.
+_LEFT_OUT = (None, "off", "native", "system")
 _EXCLUDED = "excluded by the sweep"
 
 
@@ -99,7 +105,7 @@ def _scenes(rows: Sequence[Row]) -> list[_Scene]:
         configurations = list(dict.fromkeys(str(row["configuration"]) for row in configured))
         models = list(dict.fromkeys(str(row["model"]) for row in mine))
         example = next((row for row in mine if row["status"] == "measured"), mine[0])
-        said = _configuration(example, [name for name in constant if example[name] not in (None, "off", "native")])
+        said = _configuration(example, [name for name in constant if example[name] not in _LEFT_OUT])
         scenes.append(
             _Scene(
                 rows=configured,

@@ -25,7 +25,9 @@ Row = dict[str, Value]
 # Without these a CSV is not ours; any other column may be missing (an older table), and stays empty.
 NEEDED = ("status", "model", "task", "batch_size", "image_size", "images_per_s")
 _RESOLVED = ("device", "threads")
-_CONFIGURATION = ("precision", "memory_format", "compile", "form", "depthwise")
+_CONFIGURATION = ("precision", "memory_format", "compile", "form", "depthwise", "allocator")
+# Axes that older tables do not have, and the one value that their cells had.
+_BEFORE = {"allocator": "system"}
 
 
 def rows(sweep: Sweep, environment: Environment, records: Sequence[Record], book: Book = NO_BOOK) -> list[Row]:
@@ -69,6 +71,7 @@ def read_rows(
     try:
         for line in reader:
             row = {each.name: _typed(line.get(each.name) or "", each.kind) for each in columns}
+            row |= {name: word for name, word in _BEFORE.items() if name in row and name not in header}
             _check_intervals(row)
             found.append(row)
     except (ValueError, csv.Error) as error:

@@ -117,6 +117,7 @@ def _row(line: Mapping[str, str | None], task: str) -> dict[str, Value]:
         # timm times its models as it writes them, with torch's own kernels.
         "form": "reference",
         "depthwise": "native",
+        "allocator": "system",
         "images_per_s": _rate(line, f"{task}_samples_per_sec"),
         "params": round(float(params) * 1e6) if params else None,
         "macs": round(float(gmacs) * 1e9) if gmacs else None,

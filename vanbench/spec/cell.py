@@ -27,6 +27,7 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     compile: str = "off"
     form: str = "reference"
     depthwise: str = "native"
+    allocator: str = "system"
     device: str = "auto"
     threads: int | str = "auto"
 
@@ -58,9 +59,8 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         if self.image_size != 224:
             words.append(f"{self.image_size}px")
         words.append(self.precision)
-        words += [
-            str(value) for name, value in self.asked.items() if name in ("memory_format", "form", "depthwise", "device")
-        ]
+        said = ("memory_format", "form", "depthwise", "allocator", "device")
+        words += [str(value) for name, value in self.asked.items() if name in said]
         if self.compile != "off":
             words.append(f"compile={self.compile}")
         if self.threads != "auto":

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 __all__ = [
     "ALIASES",
+    "ALLOCATORS",
     "COMPILE",
     "DEPTHWISE",
     "DEVICES",
@@ -25,6 +26,7 @@ MEMORY_FORMATS = ("contiguous", "channels_last")
 COMPILE = ("off", "default", "reduce-overhead", "max-autotune")
 FORMS = ("reference", "lean", "folded")
 DEPTHWISE = ("native", "polyphase", "cpu")
+ALLOCATORS = ("system", "keep", "tcmalloc", "jemalloc")
 DIRECTIONS = ("forward", "grad_input", "grad_weight")  # the three passes of a conv
 DEVICES = ("auto", "cpu", "cuda")  # and cuda:N
 

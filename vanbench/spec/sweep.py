@@ -31,6 +31,7 @@ AXES: dict[str, str] = {
     "compile": "compile",
     "form": "form",
     "depthwise": "depthwise",
+    "allocator": "allocator",
     "threads": "threads",
 }
 _WORDS: dict[str, tuple[str, ...]] = {
@@ -40,6 +41,7 @@ _WORDS: dict[str, tuple[str, ...]] = {
     "compile": names.COMPILE,
     "form": names.FORMS,
     "depthwise": names.DEPTHWISE,
+    "allocator": names.ALLOCATORS,
 }
 _NUMBERS = {"batch-size": 65_536, "image-size": 4_096, "threads": 4_096}
 

@@ -22,7 +22,7 @@ from vanbench.worker.check import Check, NonFinite, check_inference, check_train
 from vanbench.worker.decline import declining
 from vanbench.worker.disturbance import Watch
 from vanbench.worker.gpu import nvml_for
-from vanbench.worker.memory import PeakMemory, free_bytes, raise_the_threshold, resident_bytes
+from vanbench.worker.memory import PeakMemory, allocator_in_use, free_bytes, raise_the_threshold, resident_bytes
 from vanbench.worker.sample import Sampler, finite
 from vanbench.worker.vet import Vetting, step_cost_of, vetting_of
 
@@ -43,6 +43,10 @@ def prepared(cell: Cell, device: torch.device, seed: int, channel: Channel) -> t
     reason = impossible(cell, device)
     if reason is not None:
         channel.send(Declined(kind="skipped", message=reason))
+        return None
+    if cell.allocator not in ("system", allocator_in_use()):
+        message = f"this process was started for allocator={cell.allocator}, and {allocator_in_use()} serves it"
+        channel.send(Declined(kind="exception", message=message))
         return None
     if isinstance(cell.threads, int):
         torch.set_num_threads(cell.threads)

@@ -5,17 +5,20 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
+import platform
+import re
 import sys
 from pathlib import Path
 
 import psutil
 import torch
 
-__all__ = ["PeakMemory", "free_bytes", "raise_the_threshold", "resident_bytes"]
+__all__ = ["PeakMemory", "allocator_in_use", "free_bytes", "raise_the_threshold", "resident_bytes"]
 
 # glibc serves a block by mmap, which faults on every use, from a threshold on that rises to the largest block freed
 # so far, and no further than 32 MiB.
 _JUST_UNDER_THE_CEILING = (32 << 20) - (64 << 10)
+_ABOVE_THE_CEILING = 64 << 20
 
 
 def resident_bytes() -> int | None:
@@ -49,6 +52,44 @@ def _cgroup_memory() -> list[tuple[Path, Path]]:
     return places
 
 
+def allocator_in_use() -> str:
+    """What serves malloc in this process: a library that is mapped into it, `keep` or `system`; elsewhere than on
+    Linux the system's name."""
+    if sys.platform != "linux":
+        return platform.system()
+    with contextlib.suppress(OSError):
+        maps = Path("/proc/self/maps").read_text()
+        for name in ("tcmalloc", "jemalloc", "mimalloc"):
+            if re.search(rf"/lib{name}[^/]*\.so", maps):
+                return name
+    return "keep" if _keeps_large_blocks() else "system"
+
+
+def _keeps_large_blocks() -> bool:
+    """Whether glibc takes the largest blocks from its heap, too, rather than by mmap, and so keeps them.
+
+    Asked by taking one: glibc counts those that it has mapped.
+    """
+    libc = ctypes.CDLL(None)
+    if not hasattr(libc, "mallinfo2"):
+        return False
+    libc.mallinfo2.restype = _Mallinfo2
+    before = libc.mallinfo2().hblks
+    block = torch.empty(_ABOVE_THE_CEILING, dtype=torch.uint8)
+    mapped = libc.mallinfo2().hblks > before
+    del block
+    return not mapped
+
+
+class _Mallinfo2(ctypes.Structure):
+    """glibc's, of `mallinfo2`. hblks: how many blocks are mapped."""
+
+    _fields_ = [
+        (name, ctypes.c_size_t)
+        for name in ("arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks")
+    ] + [("keepcost", ctypes.c_size_t)]
+
+
 def raise_the_threshold() -> None:
     """Take and free one block, so that glibc's threshold for mmap stands at its ceiling before anything is built.
 
@@ -67,6 +108,17 @@ def _status(field: str) -> int | None:
     return None
 
 
+def _give_back() -> None:
+    """Have the allocator return to the system what it holds and nobody uses."""
+    process = ctypes.CDLL(None)
+    # jemalloc's word for all arenas, and what tcmalloc and glibc export; whichever of them is loaded.
+    if hasattr(process, "mallctl"):
+        process.mallctl(b"arena.4096.purge", None, None, None, ctypes.c_size_t(0))
+    for name, arguments in (("MallocExtension_ReleaseFreeMemory", ()), ("malloc_trim", (0,))):
+        if hasattr(process, name):
+            getattr(process, name)(*arguments)
+
+
 class PeakMemory:
     """`reset` after the check, with its reference freed; then `read` at the end."""
 
@@ -83,8 +135,7 @@ class PeakMemory:
             torch.cuda.reset_peak_memory_stats(self._device)
             return
         if sys.platform == "linux":
-            with contextlib.suppress(OSError, AttributeError):
-                ctypes.CDLL(None).malloc_trim(0)
+            _give_back()
             try:
                 Path("/proc/self/clear_refs").write_text("5")
             except OSError:

@@ -7,7 +7,6 @@ import datetime
 import os
 import platform
 import re
-import sys
 import time
 from pathlib import Path
 
@@ -18,12 +17,14 @@ import torch
 
 import vanbench
 from vanbench.errors import UserError
+from vanbench.record import allocators
 from vanbench.record.environment import Environment, Gpu, Hardware, Rest, Software
 from vanbench.record.task import Declined, Probe, Probed
 from vanbench.spec.names import PRECISIONS
 from vanbench.worker import precision
 from vanbench.worker.disturbance import Counters, cpu_times_s
 from vanbench.worker.gpu import Nvml, nvml_for
+from vanbench.worker.memory import allocator_in_use
 
 __all__ = ["answer"]
 
@@ -41,6 +42,7 @@ _SETTINGS = (
     "LD_PRELOAD",
     "MALLOC_ARENA_MAX",
     "GLIBC_TUNABLES",
+    "MALLOC_CONF",
     "ONEDNN_VERBOSE",
     "DNNL_VERBOSE",
     "ONEDNN_MAX_CPU_ISA",
@@ -75,7 +77,8 @@ def answer(task: Probe) -> Probed | Declined:
             software=_software(device, nvml),
             rest=_rest(nvml, processes),
             unsupported={
-                word: reason for word in PRECISIONS if (reason := precision.unsupported(word, device)) is not None
+                **{word: reason for word in PRECISIONS if (reason := precision.unsupported(word, device)) is not None},
+                **allocators.why_not(),
             },
             settings={name: os.environ[name] for name in _SETTINGS if name in os.environ},
         )
@@ -182,7 +185,7 @@ def _rest(nvml: Nvml | None, processes: set[int] | None) -> Rest:
         turbo=_turbo(),
         wait_policy=_wait_policy(),
         threads=torch.get_num_threads(),
-        allocator=_allocator(),
+        allocator=allocator_in_use(),
         gpu_processes=None if processes is None else len(processes),
         gpu_temperature_c=nvml.temperature_c() if nvml else None,
         gpu_clock_hz=nvml.clock_hz() if nvml else None,
@@ -230,15 +233,3 @@ def _wait_policy() -> str:
         if name in os.environ
     ]
     return ", ".join(said) or "default (spins, then sleeps)"
-
-
-def _allocator() -> str:
-    """The library that serves malloc, by what is mapped into this process."""
-    if sys.platform != "linux":
-        return platform.system()
-    with contextlib.suppress(OSError):
-        maps = Path("/proc/self/maps").read_text()
-        for name in ("tcmalloc", "jemalloc", "mimalloc"):
-            if re.search(rf"/lib{name}[^/]*\.so", maps):
-                return name
-    return "system"

@@ -62,8 +62,8 @@ def _file(kind: str, cell: Cell) -> Path:
 
 
 def _layout_cell(cell: Cell) -> Cell:
-    """The cells whose vetting is the same: batch size, compiling and threads change none of it."""
-    return msgspec.structs.replace(cell, batch_size=1, compile="off", threads="auto")
+    """The cells whose vetting is the same: batch size, compiling, memory and threads change none of it."""
+    return msgspec.structs.replace(cell, batch_size=1, compile="off", allocator="system", threads="auto")
 
 
 def _plain_cell(cell: Cell) -> Cell:
@@ -77,7 +77,7 @@ def _plain_cell(cell: Cell) -> Cell:
 
 def _eager_cell(cell: Cell) -> Cell:
     """The cells whose eager step is the same."""
-    return msgspec.structs.replace(cell, compile="off", threads="auto")
+    return msgspec.structs.replace(cell, compile="off", allocator="system", threads="auto")
 
 
 def step_cost_of(cell: Cell) -> StepCost:
