@@ -105,7 +105,7 @@ ADVICE: tuple[Advice, ...] = (
     Advice(_wait, "unset OMP_WAIT_POLICY"),
     Advice(_verbose, "unset it"),
     Advice(_isa, "unset it, unless that is the question"),
-    Advice(_allocator, "watch the page_faults flag, which names the cure"),
+    Advice(_allocator, "`vanbench env --allocators` measures what another allocator gains, and how to choose it"),
     Advice(_gpu_shared, "stop them: figures beside another process on the GPU mean nothing"),
     Advice(_gpu_throttled, "let it cool, or raise its power limit"),
 )

@@ -237,8 +237,8 @@ FLAGS: tuple[Flag, ...] = (
     Flag(
         "page_faults",
         lambda case: _over(page_faults_per_step(case.record.rounds), FAULTS_PER_STEP),
-        "memory went back to the system at each step: set GLIBC_TUNABLES=glibc.malloc.mmap_threshold=4294967296:"
-        "glibc.malloc.trim_threshold=4294967296, or preload tcmalloc",
+        "memory went back to the system at each step: try --allocator keep; `vanbench env --allocators` measures what "
+        "each allocator gains",
     ),
     Flag(
         "foreign_gpu",

@@ -9,12 +9,17 @@ from __future__ import annotations
 import ctypes.util
 import os
 import platform
+import shlex
 import sys
 from functools import cache
+from pathlib import Path
 
+import msgspec
+
+from vanbench.record.ceilings import cache_root
 from vanbench.spec.names import ALLOCATORS
 
-__all__ = ["environment_of", "why_not"]
+__all__ = ["Gain", "Gains", "environment_of", "gains_place", "setting", "why_not"]
 
 # glibc: no block of its own by mmap, and the heap's end never given back.
 _KEEP = "glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=1099511627776"
@@ -26,6 +31,35 @@ _LIBRARIES = {
     "tcmalloc": (("tcmalloc_minimal", "tcmalloc"), "libtcmalloc-minimal4"),
     "jemalloc": (("jemalloc",), "libjemalloc2"),
 }
+
+
+class Gain(msgspec.Struct, frozen=True, kw_only=True):
+    """An allocator's images/s over the system's, with its 95 % interval; low and high are None from one round."""
+
+    allocator: str
+    ratio: float
+    low: float | None = None
+    high: float | None = None
+
+
+class Gains(msgspec.Struct, frozen=True, kw_only=True):
+    """What other allocators were worth on a machine. cell: the slug of what was timed."""
+
+    machine_key: str
+    date: str
+    torch_version: str
+    cell: str
+    gains: tuple[Gain, ...]
+
+
+def gains_place(machine_key: str) -> Path:
+    """Where `vanbench env --allocators` keeps a machine's."""
+    return cache_root() / "allocators" / f"{machine_key}.json"
+
+
+def setting(allocator: str) -> str:
+    """What to write before a command, so that this allocator serves it: NAME=VALUE, by spaces."""
+    return shlex.join(f"{name}={value}" for name, value in environment_of(allocator).items())
 
 
 def environment_of(allocator: str) -> dict[str, str]:
