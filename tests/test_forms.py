@@ -223,7 +223,7 @@ def test_a_model_without_anything_to_change_is_said_to_have_none() -> None:
 @pytest.mark.parametrize(("word", "value", "nearest"), [("form", "fold", "folded"), ("depthwise", "cpus", "cpu")])
 def test_an_unknown_word_is_refused_with_the_nearest(word: str, value: str, nearest: str) -> None:
     with pytest.raises(UserError, match=f"'{value}'.*'{nearest}'"):
-        vanbench.models.convert(nn.Identity(), **{word: value})
+        vanbench.models.convert(nn.Identity(), **{word: value})  # type: ignore[arg-type]
 
 
 # --- depthwise ------------------------------------------------------------------------------------------------------

@@ -6,6 +6,8 @@ Decides which layers become what; holds no network and no kernel.
 from __future__ import annotations
 
 import copy
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -14,14 +16,26 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from vanbench.errors import unknown
+from vanbench.errors import UserError, unknown
+from vanbench.kernels.choice import Choice, Conv, fastest
 from vanbench.kernels.depthwise import IMPLEMENTATIONS
 from vanbench.kernels.geometry import Geometry
 from vanbench.models import forms
 from vanbench.models.published import rewritten
-from vanbench.spec.names import DEPTHWISE, FORMS
+from vanbench.spec.names import AUTO, DEPTHWISE, FORMS
+from vanbench.units import significant
 
-__all__ = ["Converted", "DepthwiseConv2d", "convert", "depthwise_convs", "use_depthwise", "use_form"]
+__all__ = [
+    "Converted",
+    "DepthwiseConv2d",
+    "convert",
+    "depthwise_convs",
+    "depthwise_words",
+    "fastest_depthwise",
+    "use_depthwise",
+    "use_fastest",
+    "use_form",
+]
 
 
 class Converted(NamedTuple):
@@ -31,7 +45,9 @@ class Converted(NamedTuple):
     changes: tuple[str, ...]
 
 
-def convert(model: nn.Module, form: str = "folded", depthwise: str = "native") -> Converted:
+def convert(
+    model: nn.Module, form: str = "folded", depthwise: str = "native", example: Tensor | None = None
+) -> Converted:
     """A copy of `model` that computes the same function faster; the model itself is left as it is.
 
     Args:
@@ -39,20 +55,29 @@ def convert(model: nn.Module, form: str = "folded", depthwise: str = "native") -
         form: "reference" (as it is), "lean" (VAN without copies; trains as before) or "folded" (inference only: batch
             norms, layer scales and VAN's inner shortcut in the weights of convolutions; the copy is in eval mode).
         depthwise: what serves depthwise convolutions: "native" (torch), "polyphase" or "cpu"; where it cannot serve
-            one, torch does, and the changes say so.
+            one, torch does, and the changes say so. "auto": for each the fastest, by a short measurement on this
+            machine at the example's size, which is kept for the next time.
+        example: images (N, C, H, W) as the model will be given them, in their type and memory format; for "auto".
 
     Returns:
         `Converted(model, changes)`. On bf16 or fp16 models a fold rounds the weights anew: convert first, cast after.
 
     Raises:
-        UserError: for an unknown form or implementation.
+        UserError: for an unknown form or implementation, and for "auto" without an example.
     """
+    if depthwise not in (*DEPTHWISE, AUTO):
+        raise unknown("depthwise", depthwise, (*DEPTHWISE, AUTO))
     copied = copy.deepcopy(model)
     known = rewritten(copied) if form != "reference" else None
     copied = copied if known is None else known
     dtype = next((parameter.dtype for parameter in copied.parameters()), torch.get_default_dtype())
     changes = use_form(copied, form)
-    served = use_depthwise(copied, depthwise, dtype)
+    if depthwise != AUTO:
+        served = use_depthwise(copied, depthwise, dtype)
+    elif example is None:
+        raise UserError('depthwise="auto" goes by the size of maps: give example=images as the model will get them')
+    else:
+        served = use_fastest(copied, fastest_depthwise(copied, example, dtype))
     return Converted(copied, (*changes, *served.changes, *served.left))
 
 
@@ -89,37 +114,125 @@ def use_depthwise(model: nn.Module, word: str, dtype: torch.dtype) -> Served:
     """
     if word not in DEPTHWISE:
         raise unknown("depthwise", word, DEPTHWISE)
-    served: dict[str, int] = {}
-    left: dict[str, int] = {}
-    if word == "native":
-        return Served(tuple(_left_to_torch(model)), ())
+    served: Counter[str] = Counter()
+    left: Counter[str] = Counter()
     for conv in depthwise_convs(model).values():
         geometry = geometry_of(conv)
-        reason = IMPLEMENTATIONS[word].why_not(conv.weight.device.type, geometry, dtype)
-        called = f"{geometry.kernel_size}x{geometry.kernel_size}"
-        called += f" dilation {geometry.dilation}" if geometry.dilation > 1 else ""
-        if reason is not None:
-            line = f"depthwise {called} convolution(s) left to torch: {reason}"
-            left[line] = left.get(line, 0) + 1
+        if word == "native":
+            served["depthwise convolution(s) given back to torch"] += _serve(conv, word)
             continue
-        gelu = conv.gelu if isinstance(conv, DepthwiseConv2d) else isinstance(conv, forms.ConvGelu)
-        conv.__class__ = DepthwiseConv2d
-        conv.gelu = gelu  # type: ignore[assignment]
-        conv.implementation = word  # type: ignore[assignment]
-        called += " with GELU" if gelu and IMPLEMENTATIONS[word].forward_gelu is not None else ""
-        served[called] = served.get(called, 0) + 1
+        reason = IMPLEMENTATIONS[word].why_not(conv.weight.device.type, geometry, dtype)
+        if reason is None:
+            _serve(conv, word)
+            gelu = conv.gelu and IMPLEMENTATIONS[word].forward_gelu is not None
+            called = _called(geometry) + " with GELU" * bool(gelu)
+            served[f"depthwise {called} convolution(s) served by {word}"] += 1
+        else:
+            left[f"depthwise {_called(geometry)} convolution(s) left to torch: {reason}"] += 1
+    return Served(_lines(served), _lines(left))
+
+
+def fastest_depthwise(model: nn.Module, example: Tensor, dtype: torch.dtype) -> dict[str, Choice]:
+    """The fastest implementation for each depthwise convolution, by name, at the sizes that the example gives it.
+
+    Measured on this machine the first time, then remembered; of a model in training mode forward and both gradients
+    together. The model is run once, in eval mode, and left as it was. dtype: as in `use_depthwise`.
+    """
+    convs = depthwise_convs(model)
+    seen: dict[str, Tensor] = {}
+    names: dict[nn.Module, str] = {conv: name for name, conv in convs.items()}
+
+    def look(conv: nn.Module, inputs: tuple[Any, ...]) -> None:
+        seen.setdefault(names[conv], inputs[0].detach())
+
+    hooks = [conv.register_forward_pre_hook(look) for conv in convs.values()]
+    training = {module: module.training for module in model.modules()}
+    try:
+        model.eval()
+        with torch.no_grad():
+            model(example)
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for module, mode in training.items():
+            module.training = mode
+    return {
+        name: fastest(
+            Conv(
+                shape=(x.shape[0], x.shape[1], x.shape[2], x.shape[3]),
+                geometry=geometry_of(convs[name]),
+                dtype=dtype,
+                memory_format=torch.contiguous_format if x.is_contiguous() else torch.channels_last,
+                training=model.training,
+                gelu=_has_gelu(convs[name]) and not model.training,
+                device=x.device.type,
+            )
+        )
+        for name, x in seen.items()
+        if x.dim() == 4
+    }
+
+
+def use_fastest(model: nn.Module, choices: Mapping[str, Choice]) -> Served:
+    """Have each depthwise convolution served as `choices` says by its name, in place; the others are torch's."""
+    convs = depthwise_convs(model)
+    ratios: dict[tuple[str, str], list[float]] = {}
+    for name, conv in convs.items():
+        word = choices[name].word if name in choices else "native"
+        _serve(conv, word)
+        if name in choices:
+            ratios.setdefault((_called(geometry_of(conv)), word), []).append(choices[name].ratio)
     return Served(
-        tuple(f"{count} depthwise {called} convolution(s) served by {word}" for called, count in served.items()),
-        tuple(f"{count} {line}" for line, count in left.items()),
+        tuple(
+            f"{len(each)} depthwise {called} convolution(s) served by {word}, alone {_range(each)} times as fast"
+            for (called, word), each in ratios.items()
+            if word != "native"
+        ),
+        tuple(
+            f"{len(each)} depthwise {called} convolution(s) left to torch: nothing here is faster for certain"
+            for (called, word), each in ratios.items()
+            if word == "native"
+        ),
     )
 
 
-def _left_to_torch(model: nn.Module) -> list[str]:
-    """Undo what serves depthwise convolutions, in place; gives a line if anything did."""
-    served = [conv for conv in depthwise_convs(model).values() if isinstance(conv, DepthwiseConv2d)]
-    for conv in served:
-        conv.__class__ = forms.ConvGelu if conv.gelu else nn.Conv2d  # type: ignore[assignment]
-    return [f"{len(served)} depthwise convolution(s) given back to torch"] if served else []
+def depthwise_words(model: nn.Module) -> dict[str, int]:
+    """How many depthwise convolutions each implementation serves, those of torch's own under native."""
+    return dict(Counter(getattr(conv, "implementation", "native") for conv in depthwise_convs(model).values()))
+
+
+def _serve(conv: nn.Conv2d, word: str) -> bool:
+    """Whether anything was changed."""
+    gelu = _has_gelu(conv)
+    if word == "native":
+        served = isinstance(conv, DepthwiseConv2d)
+        conv.__class__ = forms.ConvGelu if gelu else nn.Conv2d
+        conv.__dict__.pop("implementation", None)
+        return served
+    conv.__class__ = DepthwiseConv2d
+    conv.gelu = gelu  # type: ignore[assignment]
+    conv.implementation = word  # type: ignore[assignment]
+    return True
+
+
+def _has_gelu(conv: nn.Conv2d) -> bool:
+    return bool(conv.gelu) if isinstance(conv, DepthwiseConv2d) else isinstance(conv, forms.ConvGelu)
+
+
+def _called(geometry: Geometry) -> str:
+    """A kernel's size for people."""
+    return f"{geometry.kernel_size}x{geometry.kernel_size}" + (
+        f" dilation {geometry.dilation}" if geometry.dilation > 1 else ""
+    )
+
+
+def _lines(counted: Counter[str]) -> tuple[str, ...]:
+    return tuple(f"{count} {line}" for line, count in counted.items() if count)
+
+
+def _range(ratios: Sequence[float]) -> str:
+    ends = [significant(each, 2) for each in (min(ratios), max(ratios))]
+    return ends[0] if ends[0] == ends[1] else f"{ends[0]} to {ends[1]}"
 
 
 # --- folding ----------------------------------------------------------------------------------------------------------

@@ -70,6 +70,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     channels_last_share: share of the conv layers whose input is channels_last, None when compiled.
     works: what an eager step is made of, op by op; fused: the same step if every block were one operation.
     unmodelled: operations whose FLOPs have no formula, or why there is no list of operations.
+    depthwise_convs: how many depthwise convs each implementation serves.
     """
 
     device: str
@@ -84,6 +85,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     works: tuple[Work, ...] = ()
     fused: tuple[Work, ...] = ()
     unmodelled: tuple[str, ...] = ()
+    depthwise_convs: dict[str, int] = {}
 
 
 class Round(msgspec.Struct, frozen=True, kw_only=True):

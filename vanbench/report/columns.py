@@ -144,6 +144,11 @@ def _ideal(row: RowSource) -> Value:
     return row.record.cell.batch_size / row.ideal.seconds if row.ideal is not None else None
 
 
+def _depthwise_convs(row: RowSource) -> Value:
+    facts = row.record.facts
+    return "; ".join(f"{word} {count}" for word, count in facts.depthwise_convs.items()) or None if facts else None
+
+
 # The columns that users and scripts rely on, in the order they rely on.
 CONTRACT: tuple[Column, ...] = (
     Column(
@@ -291,6 +296,13 @@ CONTRACT: tuple[Column, ...] = (
 
 _EXTRA: tuple[Column, ...] = (
     Column("allocator", "text", "", "What serves memory: system, keep, tcmalloc or jemalloc.", _cell("allocator")),
+    Column(
+        "depthwise_convs",
+        "text",
+        "",
+        "What serves how many depthwise convs, a `;` list: what `auto` came to, and what was left to torch.",
+        _depthwise_convs,
+    ),
     Column("ratio_to", "text", "", "The reference cell that ratio divides by.", _ratio_to),
     Column(
         "half_width",

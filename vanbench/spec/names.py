@@ -7,6 +7,7 @@ from typing import NamedTuple
 __all__ = [
     "ALIASES",
     "ALLOCATORS",
+    "AUTO",
     "COMPILE",
     "DEPTHWISE",
     "DEVICES",
@@ -25,7 +26,8 @@ PRECISIONS = ("fp32", "tf32", "bf16", "fp16", "amp-bf16", "amp-fp16")
 MEMORY_FORMATS = ("contiguous", "channels_last")
 COMPILE = ("off", "default", "reduce-overhead", "max-autotune")
 FORMS = ("reference", "lean", "folded")
-DEPTHWISE = ("native", "polyphase", "cpu")
+DEPTHWISE = ("native", "polyphase", "cpu")  # what serves depthwise convs
+AUTO = "auto"  # of a model's, each by the fastest of them
 ALLOCATORS = ("system", "keep", "tcmalloc", "jemalloc")
 DIRECTIONS = ("forward", "grad_input", "grad_weight")  # the three passes of a conv
 DEVICES = ("auto", "cpu", "cuda")  # and cuda:N

@@ -40,7 +40,7 @@ _WORDS: dict[str, tuple[str, ...]] = {
     "memory-format": names.MEMORY_FORMATS,
     "compile": names.COMPILE,
     "form": names.FORMS,
-    "depthwise": names.DEPTHWISE,
+    "depthwise": (*names.DEPTHWISE, names.AUTO),
     "allocator": names.ALLOCATORS,
 }
 _NUMBERS = {"batch-size": 65_536, "image-size": 4_096, "threads": 4_096}

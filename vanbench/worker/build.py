@@ -10,11 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vanbench.models.convert import use_depthwise, use_form
+from vanbench.models.convert import depthwise_convs, use_depthwise, use_fastest, use_form
 from vanbench.models.load import create
 from vanbench.models.weights import draw_weights
 from vanbench.spec.cell import Cell
+from vanbench.spec.names import AUTO
 from vanbench.worker import precision
+from vanbench.worker.choose import chosen
 
 __all__ = [
     "Built",
@@ -25,6 +27,7 @@ __all__ = [
     "check_labels",
     "impossible",
     "reference_model",
+    "step_images",
     "subject_model",
 ]
 
@@ -63,6 +66,15 @@ def _images(count: int, size: int, device: torch.device, seed: int) -> Tensor:
     return torch.randn(count, 3, size, size, generator=generator).to(device)
 
 
+def _as_input(cell: Cell, images: Tensor) -> Tensor:
+    return images.to(dtype=precision.input_dtype(cell.precision), memory_format=_FORMATS[cell.memory_format])
+
+
+def step_images(cell: Cell, device: torch.device, seed: int) -> Tensor:
+    """Images of a step, (batch, 3, H, W), in the cell's type and memory format."""
+    return _as_input(cell, _images(cell.batch_size, cell.image_size, device, seed))
+
+
 def check_images(cell: Cell, device: torch.device, seed: int) -> Tensor:
     """The two images the answer is checked on, (2, 3, H, W) fp32."""
     return _images(2, cell.image_size, device, seed + 1)
@@ -92,7 +104,11 @@ def subject_model(cell: Cell, reference: nn.Module) -> nn.Module:
     if cell.form != "reference" and not use_form(model, cell.form):
         raise NothingToChange(f"{cell.model} has nothing that form={cell.form} changes")
     model = precision.cast(model, cell.precision)
-    if cell.depthwise != "native":
+    if cell.depthwise == AUTO:
+        if not depthwise_convs(model):
+            raise NothingToChange(f"{cell.model} has no depthwise convolution that depthwise={AUTO} could choose for")
+        use_fastest(model, chosen(cell))
+    elif cell.depthwise != "native":
         served = use_depthwise(model, cell.depthwise, precision.meaning(cell.precision).computed)
         if not served.changes:
             why = f": {served.left[0]}" if served.left else ""
@@ -131,8 +147,7 @@ class Built:
 
     def as_input(self, images: Tensor) -> Tensor:
         """fp32 images as this cell takes them."""
-        dtype = precision.input_dtype(self.cell.precision)
-        return images.to(dtype=dtype, memory_format=_FORMATS[self.cell.memory_format])
+        return _as_input(self.cell, images)
 
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
         """Cross-entropy of a batch, the logits and the loss under the cell's autocast."""

@@ -12,6 +12,7 @@ import msgspec
 import torch
 from torch import Tensor, nn
 
+from vanbench.models.convert import depthwise_words
 from vanbench.record.measurement import Answer, Facts
 from vanbench.record.task import Ask, Closed, Declined, Measure, Ready, Said, Taken
 from vanbench.spec.cell import Cell
@@ -99,6 +100,7 @@ def _serve(task: Measure, channel: Channel) -> None:
     if checked is None:
         return
     facts = _facts(task, reference, device, checked.check, vetting_of(cell))
+    facts = msgspec.structs.replace(facts, depthwise_convs=depthwise_words(built.eager))
     del ready
     del reference
     breaks = _compiled().graph_breaks

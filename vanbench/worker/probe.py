@@ -19,6 +19,7 @@ import vanbench
 from vanbench.errors import UserError
 from vanbench.record import allocators
 from vanbench.record.environment import Environment, Gpu, Hardware, Rest, Software
+from vanbench.record.hardware import hardware
 from vanbench.record.task import Declined, Probe, Probed
 from vanbench.spec.names import PRECISIONS
 from vanbench.worker import precision
@@ -64,16 +65,16 @@ def answer(task: Probe) -> Probed | Declined:
     nvml = nvml_for(device)
     # Before this process makes a context of its own.
     processes = nvml.process_ids() if nvml else None
-    hardware = _hardware(device, nvml)
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{hardware.cpu} ({hardware.cores} cores)"
+    machine = _hardware(device, nvml)
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{machine.cpu} ({machine.cores} cores)"
     return Probed(
         environment=Environment(
-            machine_key=hardware.key,
-            machine=hardware.slug,
+            machine_key=machine.key,
+            machine=machine.slug,
             date=datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
             device=str(device),
             device_name=name,
-            hardware=hardware,
+            hardware=machine,
             software=_software(device, nvml),
             rest=_rest(nvml, processes),
             unsupported={
@@ -115,45 +116,7 @@ def _hardware(device: torch.device, nvml: Nvml | None) -> Hardware:
                 ecc=nvml.ecc() if nvml else None,
             ),
         )
-    logical = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
-    physical = psutil.cpu_count(logical=False) or logical
-    return Hardware(
-        architecture=platform.machine(),
-        cpu=_cpu_name(),
-        cores=min(physical, logical),
-        logical_cores=logical,
-        cpu_quota=_cpu_quota(),
-        memory_gib=round(psutil.virtual_memory().total / 2**30),
-        virtualisation=_virtualisation(),
-        gpus=gpus,
-    )
-
-
-def _cpu_name() -> str:
-    with contextlib.suppress(OSError):
-        match = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-        if match:
-            return " ".join(match.group(1).split())
-    return platform.processor() or platform.machine()
-
-
-def _cpu_quota() -> float | None:
-    """CPUs' worth of time the cgroup grants, version 2 or 1."""
-    with contextlib.suppress(OSError, ValueError):
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        return None if quota == "max" else int(quota) / int(period)
-    with contextlib.suppress(OSError, ValueError):
-        quota_us = int(Path("/sys/fs/cgroup/cpu/cpu.cfs_quota_us").read_text())
-        period_us = int(Path("/sys/fs/cgroup/cpu/cpu.cfs_period_us").read_text())
-        return None if quota_us < 0 else quota_us / period_us
-    return None
-
-
-def _virtualisation() -> str | None:
-    with contextlib.suppress(OSError):
-        if re.search(r"^flags\s*:.*\bhypervisor\b", Path("/proc/cpuinfo").read_text(), re.MULTILINE):
-            return "hypervisor"
-    return None
+    return hardware(gpus)
 
 
 def _software(device: torch.device, nvml: Nvml | None) -> Software:

@@ -17,10 +17,13 @@ import torch
 from torch import Tensor, nn
 
 from vanbench.analysis import blocks, cost
+from vanbench.kernels.choice import Choice
+from vanbench.models.convert import fastest_depthwise
 from vanbench.models.load import cost_of, create
 from vanbench.record.ops import Work
 from vanbench.record.task import Declined, Said, Vet, Vetted
 from vanbench.spec.cell import Cell
+from vanbench.spec.names import AUTO
 from vanbench.worker import precision
 from vanbench.worker.build import (
     Built,
@@ -29,12 +32,15 @@ from vanbench.worker.build import (
     check_labels,
     impossible,
     reference_model,
+    step_images,
     subject_model,
 )
 from vanbench.worker.channel import Channel
 from vanbench.worker.check import inference_tolerance, training_tolerance
+from vanbench.worker.choose import is_chosen, keep_choices
 from vanbench.worker.decline import declining
 from vanbench.worker.layout import channels_last_share
+from vanbench.worker.memory import raise_the_threshold
 from vanbench.worker.trace import trace_step
 
 __all__ = ["StepCost", "Vetting", "serve", "step_cost_of", "vetting_of"]
@@ -63,7 +69,11 @@ def _file(kind: str, cell: Cell) -> Path:
 
 def _layout_cell(cell: Cell) -> Cell:
     """The cells whose vetting is the same: batch size, compiling, memory and threads change none of it."""
-    return msgspec.structs.replace(cell, batch_size=1, compile="off", allocator="system", threads="auto")
+    # What is chosen goes by batch size and threads; but each implementation keeps the layout.
+    depthwise = "native" if cell.depthwise == AUTO else cell.depthwise
+    return msgspec.structs.replace(
+        cell, batch_size=1, compile="off", depthwise=depthwise, allocator="system", threads="auto"
+    )
 
 
 def _plain_cell(cell: Cell) -> Cell:
@@ -77,7 +87,8 @@ def _plain_cell(cell: Cell) -> Cell:
 
 def _eager_cell(cell: Cell) -> Cell:
     """The cells whose eager step is the same."""
-    return msgspec.structs.replace(cell, compile="off", allocator="system", threads="auto")
+    threads = cell.threads if cell.depthwise == AUTO else "auto"
+    return msgspec.structs.replace(cell, compile="off", allocator="system", threads=threads)
 
 
 def step_cost_of(cell: Cell) -> StepCost:
@@ -101,6 +112,11 @@ def _serve(task: Vet, channel: Channel) -> None:
     if reason is not None:
         channel.send(Declined(kind="skipped", message=reason))
         return
+    if cell.depthwise == AUTO and not is_chosen(cell):
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+        channel.send(Said(phase="choosing kernels"))
+        keep_choices(cell, _choices(cell, device, task.seed))
     file = _file("vetting", _layout_cell(cell))
     if not file.exists():
         if device.type == "cuda":
@@ -120,6 +136,18 @@ def _serve(task: Vet, channel: Channel) -> None:
         channel.send(Said(phase="counting"))
         step.write_bytes(msgspec.json.encode(_step_cost(cell, device)))
     channel.send(Vetted(loaded=_loaded_from(task.under) if task.under is not None else ()))
+
+
+def _choices(cell: Cell, device: torch.device, seed: int) -> dict[str, Choice]:
+    """The fastest implementation for each depthwise conv at the cell's own size, from the user's cache or timed now."""
+    if isinstance(cell.threads, int):
+        torch.set_num_threads(cell.threads)
+    raise_the_threshold()
+    plain = msgspec.structs.replace(cell, depthwise="native", compile="off")
+    model = subject_model(plain, create(cell.model).to(device))
+    images = step_images(cell, device, seed)
+    with precision.autocast(cell.precision, device.type):
+        return fastest_depthwise(model, images, precision.meaning(cell.precision).computed)
 
 
 def _loaded_from(folder: str) -> tuple[str, ...]:

@@ -1,0 +1,204 @@
+"""Which implementation serves a depthwise conv fastest on this machine: measured in turns at first use, then kept.
+
+The measurement is short, so only what is faster for certain takes torch's own code's place: `native` stays where
+nothing is. It times convs alone, and knows no model.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import statistics
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from time import perf_counter
+from typing import NamedTuple
+
+import msgspec
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from vanbench.errors import UserError, VanbenchError
+from vanbench.kernels.depthwise import IMPLEMENTATIONS, Geometry, inputs_of
+from vanbench.record.ceilings import cache_root
+from vanbench.record.files import read_value, replace_file
+from vanbench.record.hardware import hardware
+
+__all__ = ["Choice", "Conv", "WrongKernel", "decided", "fastest"]
+
+# What is slower than the fastest by this factor at its second call is out of the running; torch's own stays in it.
+_HOPELESS = 2.0
+# A turn is calls of one implementation in a row, for about so long; laps go on for so long, and until there are enough,
+# but of slow calls no longer than the last of these.
+_TURN_S = 0.002
+_SECONDS = 0.3
+_LEAST_LAPS = 8
+_MOST_SECONDS = 3.0
+# So much faster in the median lap, and faster in three laps of four: else it may be the machine's doing.
+_LEAST_GAIN = 1.02
+# Relative L2 between two implementations of the same sums, each rounded on its own.
+_ALLOWED = {torch.float64: 1e-12, torch.float32: 2e-5, torch.bfloat16: 2e-2, torch.float16: 4e-3}
+
+
+class WrongKernel(VanbenchError):  # noqa: N818 -- a kernel's fault, not the user's
+    """An implementation's answer is not torch's; the message says which and where."""
+
+
+class Conv(NamedTuple):
+    """What the choice depends on. shape: (N, C, H, W) of the input. training: both gradients count as well.
+
+    gelu: an exact GELU follows. device: a type. Threads and machine are those of the process.
+    """
+
+    shape: tuple[int, int, int, int]
+    geometry: Geometry
+    dtype: torch.dtype
+    memory_format: torch.memory_format
+    training: bool = False
+    gelu: bool = False
+    device: str = "cpu"
+
+    @property
+    def slug(self) -> str:
+        """A name for files and people."""
+        geometry = self.geometry
+        words = ["x".join(map(str, self.shape)), f"k{geometry.kernel_size} d{geometry.dilation} s{geometry.stride}"]
+        words += [str(self.dtype).removeprefix("torch."), str(self.memory_format).removeprefix("torch.")]
+        return " ".join([*words, *["train"] * self.training, *["gelu"] * self.gelu])
+
+
+class Choice(msgspec.Struct, frozen=True, kw_only=True):
+    """The word of `IMPLEMENTATIONS`, and its speed over torch's own (1 for native): the median lap's ratio."""
+
+    word: str
+    ratio: float
+
+
+def fastest(conv: Conv) -> Choice:
+    """The implementation for this conv: from the user's cache, or measured now and kept there.
+
+    Raises:
+        WrongKernel: an implementation's answer is not torch's.
+    """
+    place = _place(conv.device)
+    known = _known(place)
+    if conv.slug not in known:
+        choice = _measured(conv)
+        # What another process has kept meanwhile is read again; at worst an entry is lost and measured once more.
+        with contextlib.suppress(OSError, UserError):
+            place.parent.mkdir(parents=True, exist_ok=True)
+            replace_file(place, msgspec.json.encode({**_known(place), conv.slug: choice}))
+        return choice
+    return known[conv.slug]
+
+
+def _place(device: str) -> Path:
+    """The file of this machine, this torch, these kernels and this many threads."""
+    sources = sorted(Path(__file__).parent.glob("*.[cp]*"))
+    digest = hashlib.sha256(torch.__version__.encode())
+    for source in sources:
+        if source.suffix in (".c", ".py"):
+            digest.update(source.read_bytes())
+    digest.update((os.environ.get("VANBENCH_ISA") or "native").encode())
+    name = torch.cuda.get_device_name() if device == "cuda" else f"{torch.get_num_threads()} threads"
+    digest.update(name.encode())
+    return cache_root() / "depthwise" / f"{hardware().key}-{digest.hexdigest()[:12]}.json"
+
+
+def _known(place: Path) -> dict[str, Choice]:
+    if not place.exists():
+        return {}
+    try:
+        return read_value(place, dict[str, Choice], f"no such file: {place}")
+    except UserError:
+        return {}  # a file that cannot be read is measured anew, and written over
+
+
+def _measured(conv: Conv) -> Choice:
+    n, c, h, w = conv.shape
+    device = torch.device(conv.device)
+    tensors = inputs_of(n, c, h, w, conv.geometry, conv.dtype, conv.memory_format, device, 0)
+    able = [
+        word for word, each in IMPLEMENTATIONS.items() if each.why_not(conv.device, conv.geometry, conv.dtype) is None
+    ]
+    if able == ["native"] or 0 in conv.shape:
+        return Choice(word="native", ratio=1.0)
+    with torch.enable_grad() if conv.training else torch.inference_mode():
+        calls = {word: _call(word, conv, *tensors) for word in able}
+        _check(calls, conv)
+        once = {word: _seconds(calls[word], 1, conv.device) for word in able}
+        near = [word for word in able if word == "native" or once[word] <= _HOPELESS * min(once.values())]
+        return decided(near, _laps(calls, near, once, conv.device))
+
+
+def decided(words: Sequence[str], laps: Sequence[Sequence[float]]) -> Choice:
+    """By laps of seconds a call, as long as `words`, native among them: the fastest of those that gain for certain."""
+    native = words.index("native")
+    best = Choice(word="native", ratio=1.0)
+    for place, word in enumerate(words):
+        ratios = sorted(lap[native] / lap[place] for lap in laps)
+        ratio = statistics.median(ratios)
+        if ratio > max(_LEAST_GAIN, best.ratio) and ratios[len(ratios) // 4] > 1.0:
+            best = Choice(word=word, ratio=ratio)
+    return best
+
+
+def _call(word: str, conv: Conv, x: Tensor, w: Tensor, g: Tensor) -> Callable[[], tuple[Tensor, ...]]:
+    """What the model would do: the output, or the output's way back to both gradients."""
+    served = IMPLEMENTATIONS[word]
+    bias = w.new_zeros(w.shape[0])
+    if not conv.training:
+        if not conv.gelu:
+            return lambda: (served.forward(x, w, bias, conv.geometry),)
+        fused = served.forward_gelu
+        if fused is not None:
+            return lambda: (fused(x, w, bias, conv.geometry),)
+        return lambda: (F.gelu(served.forward(x, w, bias, conv.geometry)),)
+    x, w = x.detach().requires_grad_(), w.detach().requires_grad_()
+    return lambda: torch.autograd.grad(served.forward(x, w, bias, conv.geometry), (x, w), g)
+
+
+def _check(calls: dict[str, Callable[[], tuple[Tensor, ...]]], conv: Conv) -> None:
+    """Also each implementation's first call, which compiles, or finds its memory."""
+    expected = [each.double() for each in calls["native"]()]
+    for word, call in calls.items():
+        for got, wanted in zip(call(), expected, strict=True):
+            error = float((got.double() - wanted).norm() / wanted.norm())
+            if not error <= _ALLOWED[conv.dtype]:
+                raise WrongKernel(
+                    f"depthwise={word} is wrong for {conv.slug}: it differs from torch's own by {error:.3g} "
+                    f"(relative L2, at most {_ALLOWED[conv.dtype]:g} allowed)"
+                )
+
+
+def _laps(
+    calls: dict[str, Callable[[], tuple[Tensor, ...]]], words: Sequence[str], once: dict[str, float], device: str
+) -> list[list[float]]:
+    """Seconds a call of each of `words`, lap by lap; every second lap in the opposite order."""
+    counts = [max(1, round(_TURN_S / max(once[word], 1e-7))) for word in words]
+    places = list(range(len(words)))
+    laps: list[list[float]] = []
+    start = perf_counter()
+    while (used := perf_counter() - start) < _SECONDS or (len(laps) < _LEAST_LAPS and used < _MOST_SECONDS):
+        row = [0.0] * len(words)
+        for place in reversed(places) if len(laps) % 2 else places:
+            row[place] = _seconds(calls[words[place]], counts[place], device)
+        laps.append(row)
+    return laps
+
+
+def _seconds(call: Callable[[], tuple[Tensor, ...]], count: int, device: str) -> float:
+    """A call's, among `count` in a row."""
+    wait = torch.cuda.synchronize if device == "cuda" else _nothing
+    wait()
+    start = perf_counter()
+    for _ in range(count):
+        call()
+    wait()
+    return (perf_counter() - start) / count
+
+
+def _nothing() -> None:
+    """A CPU's calls are over when they return."""
