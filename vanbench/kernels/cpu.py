@@ -7,7 +7,8 @@ opened through the OpenMP runtime that torch has loaded, so that there are not t
 from __future__ import annotations
 
 import ctypes
-from functools import cache
+from collections.abc import Callable, Sequence
+from functools import cache, lru_cache, partial
 from typing import Any
 
 import torch
@@ -30,7 +31,7 @@ _MOST_VECTORS = 64
 
 class _Task(ctypes.Structure):
     _fields_ = [
-        *((name, ctypes.c_void_p) for name in ["x", "w", "bias", "g", "y", "parts"]),
+        *((name, ctypes.c_void_p) for name in ["x", "w", "bias", "g", "y"]),
         *((name, ctypes.c_int64) for name in ["batch", "channels", "height", "width", "dilation"]),
         *((name, ctypes.c_int64) for name in ["turned", "gelu", "group", "cuts", "count"]),
     ]
@@ -49,7 +50,7 @@ def _library(dtype: torch.dtype, kernel: int, work: str) -> ctypes.CDLL:
     """work: FORWARD or WEIGHT_GRADIENT, as the source calls them."""
     library = load("depthwise", f"KIND={_KINDS[dtype]}", f"KERNEL={kernel}", f"PASS={work}")
     library.run.restype = None
-    library.run.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int]
+    library.run.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int, *[ctypes.c_void_p] * 5]
     library.lanes.restype = ctypes.c_int
     return library
 
@@ -116,53 +117,74 @@ def _arguments(x: Tensor, geometry: Geometry) -> tuple[int, int, int]:
     return geometry.padding, geometry.dilation, x.shape[1]
 
 
+# A call's own work in Python runs on caches that the kernel before has filled with its maps, and so at half its speed:
+# what follows from shapes is made once.
+_Run = Callable[[int, "int | None", "int | None", "int | None", int], None]
+
+
+@lru_cache(maxsize=4096)
+def _stencil_plan(
+    shape: torch.Size, dtype: torch.dtype, kernel: int, dilation: int, turned: bool, gelu: bool, threads: int
+) -> _Run:
+    """The forward pass of a channels-last map as a function of pointers: x, w, bias, nothing, y."""
+    library = _library(dtype, kernel, "FORWARD")
+    task = _task(shape, dilation)
+    task.turned, task.gelu = turned, gelu
+    lanes: int = library.lanes()
+    task.group = min(_MOST_VECTORS * lanes, _up(task.channels, lanes))
+    task.cuts = min(threads, task.batch * task.height)
+    task.count = task.cuts * -(-task.channels // task.group)
+    return partial(library.run, ctypes.byref(task), ctypes.byref(_team()), threads)
+
+
 def _stencil(x: Tensor, w: Tensor, bias: Tensor | None, dilation: int, *, turned: bool, gelu: bool) -> Tensor:
+    run = _stencil_plan(x.shape, x.dtype, w.shape[-1], dilation, turned, gelu, torch.get_num_threads())
+    w = w.contiguous()
+    bias = None if bias is None else bias.contiguous()
     out = torch.empty_like(x, memory_format=_format(x))
     if x.numel() == 0:
         return out
     source = x.contiguous(memory_format=torch.channels_last)
     # Where both formats are the same memory, the output needs no copy either.
     target = out if out.is_contiguous(memory_format=torch.channels_last) else torch.empty_like(source)
-    taps = w.permute(2, 3, 0, 1).contiguous()
-    bias = None if bias is None else bias.contiguous()
-    library, threads = _library(x.dtype, w.shape[-1], "FORWARD"), torch.get_num_threads()
-    task = _task(source, dilation)
-    task.w, task.y = taps.data_ptr(), target.data_ptr()
-    task.bias = None if bias is None else bias.data_ptr()
-    task.turned, task.gelu = turned, gelu
-    lanes: int = library.lanes()
-    task.group = min(_MOST_VECTORS * lanes, _up(task.channels, lanes))
-    task.cuts = min(threads, task.batch * task.height)
-    task.count = task.cuts * -(-task.channels // task.group)
-    library.run(ctypes.byref(task), ctypes.byref(_team()), threads)
+    run(source.data_ptr(), w.data_ptr(), None if bias is None else bias.data_ptr(), None, target.data_ptr())
     if target is not out:
         out.copy_(target)
     return out
+
+
+@lru_cache(maxsize=4096)
+def _weight_plan(
+    shape: torch.Size, dtype: torch.dtype, kernel: int, dilation: int, threads: int
+) -> tuple[_Run, tuple[int, int, int, int, int]]:
+    """The weight gradient as a function of pointers: x, nothing, nothing, g, parts; and the shape of the parts."""
+    library = _library(dtype, kernel, "WEIGHT_GRADIENT")
+    task = _task(shape, dilation)
+    lanes: int = library.lanes()
+    vectors = -(-task.channels // lanes)
+    # A small kernel wants many channels in a piece, for the sake of memory's order.
+    task.group = lanes * (max(1, min(_MOST_VECTORS, vectors * task.batch // _FEW_PIECES)) if kernel == 3 else 1)
+    groups = -(-task.channels // task.group)
+    task.cuts = min(task.batch, -(-_PIECES // groups))
+    task.count = groups * task.cuts
+    run = partial(library.run, ctypes.byref(task), ctypes.byref(_team()), threads)
+    return run, (task.cuts, task.channels, 1, kernel, kernel)
 
 
 def _weight_sums(g: Tensor, x: Tensor, w: Tensor, dilation: int) -> Tensor:
     if x.numel() == 0:
         return w.new_zeros(w.shape)
     g, x = (each.contiguous(memory_format=torch.channels_last) for each in (g, x))
-    library = _library(x.dtype, w.shape[-1], "WEIGHT_GRADIENT")
-    task = _task(x, dilation)
-    lanes: int = library.lanes()
-    vectors = -(-task.channels // lanes)
-    # A small kernel wants many channels in a piece, for the sake of memory's order.
-    task.group = lanes * (max(1, min(_MOST_VECTORS, vectors * task.batch // _FEW_PIECES)) if w.shape[-1] == 3 else 1)
-    groups = -(-task.channels // task.group)
-    task.cuts = min(task.batch, -(-_PIECES // groups))
-    task.count = groups * task.cuts
-    parts = torch.empty(task.cuts, *w.shape, dtype=_SUMS[x.dtype])
-    task.g, task.parts = g.data_ptr(), parts.data_ptr()
-    library.run(ctypes.byref(task), ctypes.byref(_team()), torch.get_num_threads())
-    return (parts[0] if task.cuts == 1 else parts.sum(dim=0)).to(w.dtype)
+    run, shape = _weight_plan(x.shape, x.dtype, w.shape[-1], dilation, torch.get_num_threads())
+    parts = torch.empty(shape, dtype=_SUMS[x.dtype])
+    run(x.data_ptr(), None, None, g.data_ptr(), parts.data_ptr())
+    return (parts[0] if len(parts) == 1 else parts.sum(dim=0)).to(w.dtype)
 
 
-def _task(x: Tensor, dilation: int) -> _Task:
-    """x: channels last."""
-    batch, channels, height, width = x.shape
-    return _Task(x=x.data_ptr(), batch=batch, channels=channels, height=height, width=width, dilation=dilation)
+def _task(shape: torch.Size, dilation: int) -> _Task:
+    """Of a map (N, C, H, W), channels last, but for its pointers."""
+    batch, channels, height, width = shape
+    return _Task(batch=batch, channels=channels, height=height, width=width, dilation=dilation)
 
 
 def _up(number: int, step: int) -> int:
@@ -186,44 +208,51 @@ _OPERATORS.define(f"depthwise_cpu_grad_input(Tensor grad_output, Tensor weight, 
 _OPERATORS.define(f"depthwise_cpu_grad_weight(Tensor grad_output, Tensor input, Tensor weight, {_CONV}) -> Tensor")
 
 
-def _checked(x: Tensor, w: Tensor, padding: int, dilation: int, groups: int, bias: Tensor | None = None) -> None:
+@lru_cache(maxsize=4096)
+def _check(
+    x: torch.Size, w: torch.Size, dtypes: tuple[torch.dtype, torch.dtype], padding: int, dilation: int, groups: int
+) -> None:
     """C code reads memory as it is told: what it is told must be so.
 
     Raises:
         ValueError: for anything but a depthwise conv of this file's kind.
     """
-    kernel = w.shape[-1]
-    channels = x.shape[1] if x.dim() == 4 else None
-    if channels is None or w.shape != (channels, 1, kernel, kernel) or groups != channels:
-        raise ValueError(f"not a depthwise conv: input {_told(x)}, weight {_told(w)}, {groups} groups")
+    kernel = w[-1] if w else 0
+    channels = x[1] if len(x) == 4 else None
+    if channels is None or w != (channels, 1, kernel, kernel) or groups != channels:
+        raise ValueError(
+            f"not a depthwise conv: input {_told(dtypes[0], x)}, weight {_told(dtypes[1], w)}, {groups} groups"
+        )
     if kernel not in _KERNEL_SIZES or dilation < 1 or padding != dilation * (kernel - 1) // 2:
         raise ValueError(f"no kernel for size {kernel}, dilation {dilation}, padding {padding}")
-    if x.dtype not in _KINDS or w.dtype is not x.dtype:
-        raise ValueError(f"no kernel for input {_told(x)} and weight {_told(w)}")
-    if bias is not None and (bias.shape != (channels,) or bias.dtype is not x.dtype):
-        raise ValueError(f"bias {_told(bias)} does not go with input {_told(x)}")
+    if dtypes[0] not in _KINDS or dtypes[1] is not dtypes[0]:
+        raise ValueError(f"no kernel for input {_told(dtypes[0], x)} and weight {_told(dtypes[1], w)}")
 
 
-def _told(x: Tensor) -> str:
-    return f"{str(x.dtype).removeprefix('torch.')} {tuple(x.shape)}"
+def _told(dtype: torch.dtype, shape: Sequence[int]) -> str:
+    return f"{str(dtype).removeprefix('torch.')} {tuple(shape)}"
 
 
 def _forward(
     x: Tensor, w: Tensor, bias: Tensor | None, padding: int, dilation: int, groups: int, gelu: bool = False
 ) -> Tensor:
-    _checked(x, w, padding, dilation, groups, bias)
+    _check(x.shape, w.shape, (x.dtype, w.dtype), padding, dilation, groups)
+    if bias is not None and (bias.shape != (groups,) or bias.dtype is not x.dtype):
+        said = f"{_told(bias.dtype, bias.shape)} does not go with input {_told(x.dtype, x.shape)}"
+        raise ValueError(f"bias {said}")
     return _stencil(x, w, bias, dilation, turned=False, gelu=gelu)
 
 
 def _grad_input(g: Tensor, w: Tensor, padding: int, dilation: int, groups: int) -> Tensor:
-    _checked(g, w, padding, dilation, groups)
+    _check(g.shape, w.shape, (g.dtype, w.dtype), padding, dilation, groups)
     return _stencil(g, w, None, dilation, turned=True, gelu=False)
 
 
 def _grad_weight(g: Tensor, x: Tensor, w: Tensor, padding: int, dilation: int, groups: int) -> Tensor:
-    _checked(x, w, padding, dilation, groups)
+    _check(x.shape, w.shape, (x.dtype, w.dtype), padding, dilation, groups)
     if g.shape != x.shape or g.dtype is not x.dtype:
-        raise ValueError(f"the output's gradient is {_told(g)}, the input {_told(x)}: they must be alike")
+        said = f"{_told(g.dtype, g.shape)}, the input {_told(x.dtype, x.shape)}"
+        raise ValueError(f"the output's gradient is {said}: they must be alike")
     return _weight_sums(g, x, w, dilation)
 
 

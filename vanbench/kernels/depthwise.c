@@ -74,9 +74,8 @@ enum { PIXELS = 10 };
 enum { MOST_VECTORS = 64 }; /* of channels, in a piece */
 
 struct task {
-    const void *x, *w, *bias, *g; /* x, g: (batch, height, width, channels); w: (kernel, kernel, channels) */
-    void *y;                      /* like x */
-    scalar *parts;                /* (cuts, channels, kernel, kernel): the sums of each cut of a weight gradient */
+    const void *x, *w, *bias, *g; /* x, g: (batch, height, width, channels); w: (channels, kernel, kernel) */
+    void *y;                      /* like x; of a weight gradient (cuts, channels, kernel, kernel), each cut's sums */
     int64_t batch, channels, height, width, dilation;
     int64_t turned; /* whether w is read backwards */
     int64_t gelu;   /* whether y is GELU(y) */
@@ -104,6 +103,17 @@ INLINE void store(element *to, vec v) {
     *(loose *)to = __builtin_convertvector((rounded & ~broken) | (broken & 0x7fc0), loose);
 #else
     *(loose *)to = v;
+#endif
+}
+
+INLINE scalar value(element from) {
+#if KIND == BF16
+    const uint32_t bits = (uint32_t)from << 16;
+    scalar v;
+    memcpy(&v, &bits, sizeof v);
+    return v;
+#else
+    return from;
 #endif
 }
 
@@ -151,9 +161,16 @@ INLINE vec gelu(vec x) {
 
 /* The taps of one vector of channels, close together. */
 INLINE void pack(const struct task *t, int64_t c, int64_t live, vec *to) {
-    for (int tap = 0; tap < K * K; tap++) {
-        const element *from = (const element *)t->w + (t->turned ? K * K - 1 - tap : tap) * t->channels + c;
-        to[tap] = live == LANES ? load(from) : load_some(from, live);
+    const vec zero = {0};
+    if (live < LANES)
+        for (int tap = 0; tap < K * K; tap++) to[tap] = zero;
+    for (int64_t lane = 0; lane < live; lane++) {
+        const element *from = (const element *)t->w + (c + lane) * K * K;
+        scalar *at = (scalar *)to + lane;
+        if (t->turned)
+            for (int tap = 0; tap < K * K; tap++) at[tap * LANES] = value(from[K * K - 1 - tap]);
+        else
+            for (int tap = 0; tap < K * K; tap++) at[tap * LANES] = value(from[tap]);
     }
 }
 
@@ -207,35 +224,44 @@ INLINE void any_tile(int pixels, const element *x, struct around a, const vec *w
     }
 }
 
-/* A row of a phase, of some vectors of channels. at: its first element; it is the `index`th of its phase's `rows`. */
-static void do_row(const struct task *t, int64_t at, int64_t index, int64_t rows, int64_t channels, const vec *w,
+/* A row of a column phase s, of some vectors of channels. at: the line's first element. */
+INLINE void do_row(const struct task *t, int64_t at, struct around a, int64_t s, int64_t channels, const vec *w,
                    const vec *bias) {
     const int64_t C = t->channels, W = t->width, d = t->dilation;
-    struct around a = {.row = d * W * C, .pixel = d * C};
-    a.top = (int)most(0, HALF - index);
-    a.bottom = (int)least(K, HALF + rows - index);
-    for (int64_t s = 0; s < least(d, W); s++) {
-        const int64_t pixels = (W - s + d - 1) / d, tiles = (pixels + PIXELS - 1) / PIXELS;
-        for (int64_t i = 0, first = 0; i < tiles; i++) {
-            const int64_t next = pixels * (i + 1) / tiles;
-            const int P = (int)(next - first);
-            a.left = (int)least(HALF, first);
-            a.right = (int)least(HALF, pixels - next);
-            for (int64_t b = 0; b * LANES < channels; b++) {
-                const int64_t place = at + s * C + first * a.pixel + b * LANES, live = least(LANES, channels - b * LANES);
-                vec out[PIXELS];
-                any_tile(P, (const element *)t->x + place, a, w + b * K * K, bias[b], live, out);
-                if (t->gelu)
-                    for (int p = 0; p < P; p++) out[p] = gelu(out[p]);
-                element *y = (element *)t->y + place;
-                if (live == LANES)
-                    for (int p = 0; p < P; p++) store(y + p * a.pixel, out[p]);
-                else
-                    for (int p = 0; p < P; p++) store_some(y + p * a.pixel, out[p], live);
-            }
-            first = next;
+    const int64_t pixels = (W - s + d - 1) / d, tiles = (pixels + PIXELS - 1) / PIXELS;
+    for (int64_t i = 0, first = 0; i < tiles; i++) {
+        const int64_t next = pixels * (i + 1) / tiles;
+        const int P = (int)(next - first);
+        a.left = (int)least(HALF, first);
+        a.right = (int)least(HALF, pixels - next);
+        for (int64_t b = 0; b * LANES < channels; b++) {
+            const int64_t place = at + s * C + first * a.pixel + b * LANES, live = least(LANES, channels - b * LANES);
+            vec out[PIXELS];
+            any_tile(P, (const element *)t->x + place, a, w + b * K * K, bias[b], live, out);
+            if (t->gelu)
+                for (int p = 0; p < P; p++) out[p] = gelu(out[p]);
+            element *y = (element *)t->y + place;
+            if (live == LANES)
+                for (int p = 0; p < P; p++) store(y + p * a.pixel, out[p]);
+            else
+                for (int p = 0; p < P; p++) store_some(y + p * a.pixel, out[p], live);
         }
+        first = next;
     }
+}
+
+/* Rows `from` to `until` of a phase of `rows`. at: the first element of the phase. Column phase by column phase, so that
+   the lines which a row shares with the next are few enough for the first cache. */
+static void do_rows(const struct task *t, int64_t at, int64_t from, int64_t until, int64_t rows, int64_t channels,
+                    const vec *w, const vec *bias) {
+    const int64_t C = t->channels, W = t->width, d = t->dilation;
+    struct around a = {.row = d * W * C, .pixel = d * C};
+    for (int64_t s = 0; s < least(d, W); s++)
+        for (int64_t index = from; index < until; index++) {
+            a.top = (int)most(0, HALF - index);
+            a.bottom = (int)least(K, HALF + rows - index);
+            do_row(t, at + index * a.row, a, s, channels, w, bias);
+        }
 }
 
 /* Some vectors of channels of one cut of all images' rows, phase after phase. */
@@ -249,16 +275,19 @@ static void do_piece(const struct task *t, int64_t piece) {
         bias[b] = t->bias ? load_some((const element *)t->bias + c + b * LANES, live) : zero;
         pack(t, c + b * LANES, live, w + b * K * K);
     }
-    for (int64_t place = all * cut / t->cuts; place < all * (cut + 1) / t->cuts; place++) {
-        /* The place-th row, by image, then phase, then row of the phase: its neighbours are still in the cache. */
+    const int64_t end = all * (cut + 1) / t->cuts;
+    for (int64_t place = all * cut / t->cuts; place < end;) {
+        /* The place-th row, by image, then phase, then row of the phase; with it what follows in the same phase. */
         const int64_t n = place / H;
-        int64_t index = place % H, r = 0, rows = (H + d - 1) / d;
-        while (index >= rows) {
-            index -= rows;
+        int64_t from = place % H, r = 0, rows = (H + d - 1) / d;
+        while (from >= rows) {
+            from -= rows;
             r++;
             rows = (H - r + d - 1) / d;
         }
-        do_row(t, (n * H + r + index * d) * W * C + c, index, rows, channels, w, bias);
+        const int64_t until = least(rows, from + end - place);
+        do_rows(t, (n * H + r) * W * C + c, from, until, rows, channels, w, bias);
+        place += until - from;
     }
 }
 
@@ -351,7 +380,7 @@ static void do_piece(const struct task *t, int64_t piece) {
                         any_kernel_row(t, i, l, c + b * LANES, least(LANES, channels - b * LANES), sums[b] + i * K);
             }
         }
-    scalar *to = t->parts + (cut * C + c) * K * K;
+    scalar *to = (scalar *)t->y + (cut * C + c) * K * K;
     for (int64_t channel = 0; channel < channels; channel++)
         for (int tap = 0; tap < K * K; tap++) to[channel * K * K + tap] = sums[channel / LANES][tap][channel % LANES];
 }
@@ -380,11 +409,15 @@ static void share(void *of) {
 
 int lanes(void) { return LANES; }
 
-void run(const struct task *task, const struct team *team, int threads) {
-    struct job job = {task, team};
-    threads = (int)least(threads, task->count);
+/* plan: a task but for its pointers, which come beside it: it can be used again, and by several callers at once. */
+void run(const struct task *plan, const struct team *team, int threads, const void *x, const void *w, const void *bias,
+         const void *g, void *y) {
+    struct task task = *plan;
+    task.x = x, task.w = w, task.bias = bias, task.g = g, task.y = y;
+    struct job job = {&task, team};
+    threads = (int)least(threads, task.count);
     if (threads > 1)
         team->parallel(share, &job, (unsigned)threads, 0);
     else
-        for (int64_t piece = 0; piece < task->count; piece++) do_piece(task, piece);
+        for (int64_t piece = 0; piece < task.count; piece++) do_piece(&task, piece);
 }
