@@ -28,7 +28,10 @@ def cells(machine: Path, pattern: str) -> str:
         rows = [row for row in read_rows(file.read_text(encoding="utf-8"), file.name) if row["status"] == "measured"]
         for row in sorted(rows, key=lambda each: -float(str(each["images_per_s"]))):
             words = [str(row[name]) for name in ("form", "depthwise", "memory_format")]
+            if row["depthwise"] == "auto" and row["depthwise_convs"]:
+                words[1] = f"auto ({str(row['depthwise_convs']).replace(';', ',')})"
             words += ["compiled"] if row["compile"] != "off" else []
+            words += [str(row["allocator"])] if row["allocator"] != "system" else []
             lines.append(
                 [
                     f"{row['model']} {row['precision']}",
@@ -75,6 +78,8 @@ def kernels(machine: Path) -> str:
 TABLES: dict[str, Callable[[Path], str]] = {
     "models": lambda machine: cells(machine, "fast_van_van_b*"),
     "bf16": lambda machine: cells(machine, "fast_van_bf16*"),
+    "allocators": lambda machine: cells(machine, "fast_van_allocators*"),
+    "beside": lambda machine: cells(machine, "fast_van_beside*"),
     "training": lambda machine: cells(machine, "fast_van_training*"),
     "kernels": kernels,
 }

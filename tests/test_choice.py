@@ -186,3 +186,12 @@ def test_a_model_without_depthwise_convs_is_skipped() -> None:
     assert isinstance(last, Declined)
     assert last.kind == "skipped"
     assert "no depthwise convolution" in last.message
+
+
+def test_a_wrong_kernel_is_refused_before_a_cell_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = IMPLEMENTATIONS["polyphase"].forward
+    plant(monkeypatch, forward=lambda *given: 1.001 * right(*given))
+    last = vetted(cell("van_b0", depthwise="auto"))
+    assert isinstance(last, Declined)
+    assert last.kind == "wrong_answer"
+    assert "depthwise=polyphase is wrong for" in last.message

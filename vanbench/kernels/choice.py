@@ -20,13 +20,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from vanbench.errors import UserError, VanbenchError
+from vanbench.errors import StorageError, UserError, VanbenchError
+from vanbench.kernels.compiled import compiler
 from vanbench.kernels.depthwise import IMPLEMENTATIONS, Geometry, inputs_of
 from vanbench.record.ceilings import cache_root
 from vanbench.record.files import read_value, replace_file
 from vanbench.record.hardware import hardware
 
-__all__ = ["Choice", "Conv", "WrongKernel", "decided", "fastest"]
+__all__ = ["Choice", "Conv", "WrongKernel", "decided", "fastest", "timed"]
 
 # What is slower than the fastest by this factor at its second call is out of the running; torch's own stays in it.
 _HOPELESS = 2.0
@@ -87,7 +88,7 @@ def fastest(conv: Conv) -> Choice:
     if conv.slug not in known:
         choice = _measured(conv)
         # What another process has kept meanwhile is read again; at worst an entry is lost and measured once more.
-        with contextlib.suppress(OSError, UserError):
+        with contextlib.suppress(OSError, UserError, StorageError):
             place.parent.mkdir(parents=True, exist_ok=True)
             replace_file(place, msgspec.json.encode({**_known(place), conv.slug: choice}))
         return choice
@@ -101,9 +102,10 @@ def _place(device: str) -> Path:
     for source in sources:
         if source.suffix in (".c", ".py"):
             digest.update(source.read_bytes())
-    digest.update((os.environ.get("VANBENCH_ISA") or "native").encode())
     name = torch.cuda.get_device_name() if device == "cuda" else f"{torch.get_num_threads()} threads"
-    digest.update(name.encode())
+    # Without a compiler there was less to choose from.
+    for word in (os.environ.get("VANBENCH_ISA") or "native", str(compiler()), name):
+        digest.update(word.encode())
     return cache_root() / "depthwise" / f"{hardware().key}-{digest.hexdigest()[:12]}.json"
 
 
@@ -117,20 +119,39 @@ def _known(place: Path) -> dict[str, Choice]:
 
 
 def _measured(conv: Conv) -> Choice:
-    n, c, h, w = conv.shape
-    device = torch.device(conv.device)
-    tensors = inputs_of(n, c, h, w, conv.geometry, conv.dtype, conv.memory_format, device, 0)
     able = [
         word for word, each in IMPLEMENTATIONS.items() if each.why_not(conv.device, conv.geometry, conv.dtype) is None
     ]
     if able == ["native"] or 0 in conv.shape:
         return Choice(word="native", ratio=1.0)
+    (first,) = timed(conv, able, 0.0, 1)
+    near = [word for word, once in zip(able, first, strict=True) if word == "native" or once <= _HOPELESS * min(first)]
+    return decided(near, timed(conv, near, _SECONDS))
+
+
+def timed(conv: Conv, words: Sequence[str], seconds: float, least_laps: int = _LEAST_LAPS) -> list[list[float]]:
+    """Seconds a call of each of `words`, lap by lap, for so many seconds and laps; each answer is checked first.
+
+    Raises:
+        WrongKernel: an implementation's answer is not torch's.
+    """
+    n, c, h, w = conv.shape
+    device = torch.device(conv.device)
+    tensors = inputs_of(n, c, h, w, conv.geometry, conv.dtype, conv.memory_format, device, 0)
     with torch.enable_grad() if conv.training else torch.inference_mode():
-        calls = {word: _call(word, conv, *tensors) for word in able}
+        calls = {word: _call(word, conv, *tensors) for word in ("native", *words)}
         _check(calls, conv)
-        once = {word: _seconds(calls[word], 1, conv.device) for word in able}
-        near = [word for word in able if word == "native" or once[word] <= _HOPELESS * min(once.values())]
-        return decided(near, _laps(calls, near, once, conv.device))
+        counts = [max(1, round(_TURN_S / _seconds(calls[word], 1, conv.device))) for word in words]
+        places = list(range(len(words)))
+        laps: list[list[float]] = []
+        start = perf_counter()
+        while (used := perf_counter() - start) < seconds or (len(laps) < least_laps and used < _MOST_SECONDS):
+            row = [0.0] * len(words)
+            # Every second lap in the opposite order.
+            for place in reversed(places) if len(laps) % 2 else places:
+                row[place] = _seconds(calls[words[place]], counts[place], conv.device)
+            laps.append(row)
+    return laps
 
 
 def decided(words: Sequence[str], laps: Sequence[Sequence[float]]) -> Choice:
@@ -171,22 +192,6 @@ def _check(calls: dict[str, Callable[[], tuple[Tensor, ...]]], conv: Conv) -> No
                     f"depthwise={word} is wrong for {conv.slug}: it differs from torch's own by {error:.3g} "
                     f"(relative L2, at most {_ALLOWED[conv.dtype]:g} allowed)"
                 )
-
-
-def _laps(
-    calls: dict[str, Callable[[], tuple[Tensor, ...]]], words: Sequence[str], once: dict[str, float], device: str
-) -> list[list[float]]:
-    """Seconds a call of each of `words`, lap by lap; every second lap in the opposite order."""
-    counts = [max(1, round(_TURN_S / max(once[word], 1e-7))) for word in words]
-    places = list(range(len(words)))
-    laps: list[list[float]] = []
-    start = perf_counter()
-    while (used := perf_counter() - start) < _SECONDS or (len(laps) < _LEAST_LAPS and used < _MOST_SECONDS):
-        row = [0.0] * len(words)
-        for place in reversed(places) if len(laps) % 2 else places:
-            row[place] = _seconds(calls[words[place]], counts[place], device)
-        laps.append(row)
-    return laps
 
 
 def _seconds(call: Callable[[], tuple[Tensor, ...]], count: int, device: str) -> float:

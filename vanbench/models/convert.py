@@ -139,11 +139,22 @@ def fastest_depthwise(model: nn.Module, example: Tensor, dtype: torch.dtype) -> 
     together. The model is run once, in eval mode, and left as it was. dtype: as in `use_depthwise`.
     """
     convs = depthwise_convs(model)
-    seen: dict[str, Tensor] = {}
     names: dict[nn.Module, str] = {conv: name for name, conv in convs.items()}
+    learns = model.training
+    seen: dict[str, Conv] = {}
 
     def look(conv: nn.Module, inputs: tuple[Any, ...]) -> None:
-        seen.setdefault(names[conv], inputs[0].detach())
+        x, name = inputs[0], names[conv]
+        if x.dim() == 4 and name not in seen:
+            seen[name] = Conv(
+                shape=tuple(x.shape),
+                geometry=geometry_of(convs[name]),
+                dtype=dtype,
+                memory_format=torch.contiguous_format if x.is_contiguous() else torch.channels_last,
+                training=learns,
+                gelu=_has_gelu(convs[name]) and not learns,
+                device=x.device.type,
+            )
 
     hooks = [conv.register_forward_pre_hook(look) for conv in convs.values()]
     training = {module: module.training for module in model.modules()}
@@ -156,21 +167,7 @@ def fastest_depthwise(model: nn.Module, example: Tensor, dtype: torch.dtype) -> 
             hook.remove()
         for module, mode in training.items():
             module.training = mode
-    return {
-        name: fastest(
-            Conv(
-                shape=(x.shape[0], x.shape[1], x.shape[2], x.shape[3]),
-                geometry=geometry_of(convs[name]),
-                dtype=dtype,
-                memory_format=torch.contiguous_format if x.is_contiguous() else torch.channels_last,
-                training=model.training,
-                gelu=_has_gelu(convs[name]) and not model.training,
-                device=x.device.type,
-            )
-        )
-        for name, x in seen.items()
-        if x.dim() == 4
-    }
+    return {name: fastest(conv) for name, conv in seen.items()}
 
 
 def use_fastest(model: nn.Module, choices: Mapping[str, Choice]) -> Served:

@@ -77,7 +77,6 @@ def _whole(value: Any) -> int:
 _SHORT = {
     "compile": {"off": "eager", "default": "compiled"},
     "form": {"reference": "reference form"},
-    "allocator": {"system": "system's memory", "keep": "memory kept"},
 }
 # What all rows have in common and nobody changed needs no word.
 _LEFT_OUT = (None, "off", "native", "system")

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import torch
 
 from vanbench.errors import UserError
+from vanbench.kernels.choice import WrongKernel
 from vanbench.record.task import Declined
 from vanbench.worker.build import NothingToChange
 from vanbench.worker.channel import Channel
@@ -25,6 +26,8 @@ def declining(work: Callable[[], None], channel: Channel) -> None:
         channel.send(Declined(kind="skipped", message=str(error)))
     except NonFinite as error:
         channel.send(Declined(kind="non_finite", message=str(error)))
+    except WrongKernel as error:
+        channel.send(Declined(kind="wrong_answer", message=str(error)))
     except UserError as error:
         channel.send(Declined(kind="exception", message=str(error)))
     except Exception as error:
