@@ -18,7 +18,7 @@ from vanbench.errors import UserError
 from vanbench.kernels.choice import Choice, Conv, WrongKernel, _place, decided, fastest
 from vanbench.kernels.compiled import compiler
 from vanbench.kernels.depthwise import IMPLEMENTATIONS, Geometry
-from vanbench.models.convert import DepthwiseConv2d, depthwise_convs, depthwise_words, fastest_depthwise, use_fastest
+from vanbench.models.serve import DepthwiseConv2d, depthwise_convs, depthwise_words, fastest_depthwise, use_fastest
 from vanbench.record.task import Declined, Vetted
 from vanbench.worker import measure
 from vanbench.worker.choose import chosen

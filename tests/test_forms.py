@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 import vanbench.models
 from vanbench.errors import UserError
-from vanbench.models.convert import DepthwiseConv2d, convert, depthwise_convs, use_depthwise, use_form
+from vanbench.models.convert import convert, use_form
 from vanbench.models.forms import FoldedBlock, LeanVAN
+from vanbench.models.serve import DepthwiseConv2d, depthwise_convs, use_depthwise
 from vanbench.models.van import VAN
 from vanbench.models.weights import draw_weights
 from vanbench.spec.cell import Cell

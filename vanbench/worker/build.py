@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vanbench.models.convert import depthwise_convs, use_depthwise, use_fastest, use_form
+from vanbench.models.convert import use_form
 from vanbench.models.load import create
+from vanbench.models.serve import depthwise_convs, use_depthwise, use_fastest
 from vanbench.models.weights import draw_weights
 from vanbench.spec.cell import Cell
 from vanbench.spec.names import AUTO

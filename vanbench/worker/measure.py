@@ -12,7 +12,7 @@ import msgspec
 import torch
 from torch import Tensor, nn
 
-from vanbench.models.convert import depthwise_words
+from vanbench.models.serve import depthwise_words
 from vanbench.record.measurement import Answer, Facts
 from vanbench.record.task import Ask, Closed, Declined, Measure, Ready, Said, Taken
 from vanbench.spec.cell import Cell

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from vanbench.analysis import blocks, cost
 from vanbench.kernels.choice import Choice
-from vanbench.models.convert import fastest_depthwise
 from vanbench.models.load import cost_of, create
+from vanbench.models.serve import fastest_depthwise
 from vanbench.record.ops import Work
 from vanbench.record.task import Declined, Said, Vet, Vetted
 from vanbench.spec.cell import Cell
