@@ -186,6 +186,7 @@ def serve(message: bytes, channel: Channel) -> None:
             held_bytes=int(os.environ.get("FAKE_HELD", "1000")),
             free_bytes=int(os.environ.get("FAKE_FREE", str(1 << 34))),
             graph_breaks=int(facts.get("breaks", "0")),
+            compile_cold=task.first,
             answer=Answer(quantity="logits", rows=[[1.0, float(facts.get("answer", "2"))]], tolerances=[1e-3])
             if task.answer
             else None,

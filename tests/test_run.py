@@ -446,6 +446,16 @@ def test_nobody_outlives_a_parent_that_is_killed(fake_worker: tuple[str, ...], t
     assert isinstance(last, Finished)
 
 
+def test_a_run_that_goes_on_compiles_cold_again(fake_worker: tuple[str, ...], tmp_path: Path) -> None:
+    """What was compiled lay in the first job's scratch folder, which is gone."""
+    out = tmp_path / "run"
+    sweep = parse_sweep({}, {"models": "fake:a,fake:b", **FLAGS, "rounds": "2:2"})
+    list(measure(sweep, out=out, worker=fake_worker))
+    list(measure(None, resume=out, overrides={"max_rounds": 4, "min_rounds": 4}, worker=fake_worker))
+    for record in read_run(out).records:
+        assert [each.compile_cold for each in record.rounds] == [True, False, True, False]
+
+
 def test_the_parent_sleeps_while_a_worker_hangs(fake_worker: tuple[str, ...], tmp_path: Path) -> None:
     sweep = parse_sweep({}, {"models": "fake:hang", **FLAGS})
     before = time.process_time()

@@ -62,7 +62,7 @@ def play_contest(
         solo = not together
         name = f"r{contest.number}.{'-'.join(map(str, contest.reference.contest))}.{part}"
         part += 1
-        tasks = [_task(store, sampling, cell) for cell in group]
+        tasks = [_task(store, sampling, cell, first=cell not in contest.played) for cell in group]
         started: Sequence[Cell] = group
         seed = hash_seed(sampling.seed, name)
         begun: float | None = None
@@ -87,6 +87,7 @@ def play_contest(
                     turns += 1
                     last_turn = time.monotonic()
                 yield event
+        contest.played.update(started)
         if begun is not None and turns > 1:
             in_turns += last_turn - begun
             laps_s.append((last_turn - begun) / (turns - 1) * len(group))
@@ -130,14 +131,14 @@ def hash_seed(seed: int, name: str) -> int:
     return zlib.crc32(f"{seed}/{name}".encode())
 
 
-def _task(store: Store, sampling: Sampling, cell: Cell) -> Measure:
+def _task(store: Store, sampling: Sampling, cell: Cell, *, first: bool) -> Measure:
     record = store.blank(cell)
     return Measure(
         cell=cell,
         device=store.environment.device,
         sampling=sampling,
         seed=sampling.seed,
-        first=not record.rounds,
+        first=first,
         energy=not record.rounds,
     )
 

@@ -25,6 +25,7 @@ class Contest:
     """The cells that are compared with each other, and what is known of the time they need.
 
     rounds: how many the cell with the fewest has. number: the last round's, for names; it never goes back.
+    played: the cells that this job has started before; what they compiled lies in its scratch folder.
     start_s: seconds a round spends outside its turns. lap_s: seconds of one lap; both None before the first round.
     """
 
@@ -36,6 +37,7 @@ class Contest:
     lap_s: float | None = None
     stopped: str | None = None
     alone: set[Cell] = field(default_factory=set)
+    played: set[Cell] = field(default_factory=set)
     vetted: bool = False
     vetting_s: float = 0.0
 

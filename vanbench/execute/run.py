@@ -150,7 +150,7 @@ def measure(
             if book.entries:
                 store.save_book(book)
         sampling = msgspec.structs.replace(store.sweep.plan, **dict(overrides or {}))
-        contests = _prepare(store, retry_failed)
+        contests = _prepare(store, sampling, retry_failed)
         _write_table(store)
         yield Opened(
             store.path,
@@ -229,7 +229,7 @@ def _reopened(path: Path, nursery: Starter, overrides: Mapping[str, float | int]
         yield store
 
 
-def _prepare(store: Store, retry_failed: bool) -> list[Contest]:
+def _prepare(store: Store, sampling: Sampling, retry_failed: bool) -> list[Contest]:
     """Write the rows that will not be measured, and group the rest into contests, with what an earlier part gave."""
     todo = []
     for cell in store.sweep.cells():
@@ -258,7 +258,7 @@ def _prepare(store: Store, retry_failed: bool) -> list[Contest]:
         contest.rounds = fewest_rounds(store, contest)
         contest.alone = {c for c in contest.cells if any(r.alone for r in store.blank(c).rounds)}
         if contest.rounds:
-            contest.stopped = why_stop(store, contest, store.sweep.plan)
+            contest.stopped = why_stop(store, contest, sampling)
     return contests
 
 
