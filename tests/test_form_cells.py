@@ -115,9 +115,15 @@ def test_a_wrong_gradient_is_refused_too(scratch: Path, direction: str) -> None:
     code = f"""
         import torch
         from tests.test_form_cells import cell, checked
-        from vanbench.kernels import cpu
-        right = cpu._{direction}
-        cpu._OPERATORS.impl("depthwise_cpu_{direction}", lambda *a: right(*a) * 1.01, "CPU", allow_override=True)
+        from vanbench.kernels.geometry import Geometry, native_backward
+        from vanbench.kernels.operators import override
+        of_input = "{direction}" == "grad_input"
+        def wrong(g, *rest):
+            *x, w, padding, dilation, groups = rest
+            mask = [of_input, not of_input, False]
+            made = native_backward(g, x[0] if x else g, w, Geometry(w.shape[-1], dilation), mask)
+            return 1.01 * made[0 if of_input else 1]
+        override("depthwise_cpu_{direction}", wrong, "CPU")
         print(checked(cell("van_b0", task="train", depthwise="cpu", form="lean", batch_size=2))[0])
     """
     import os

@@ -7,19 +7,18 @@ opened through the OpenMP runtime that torch has loaded, so that there are not t
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import cache, lru_cache, partial
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from vanbench.kernels.compiled import NoCompiler, load
 from vanbench.kernels.geometry import Geometry
+from vanbench.kernels.operators import Passes, memory_format, operators, why_no_geometry
 
 __all__ = ["forward", "forward_gelu", "grad_input", "grad_weight", "why_not"]
 
-_KERNEL_SIZES = (3, 5, 7)
 _KINDS = {torch.float32: "FP32", torch.bfloat16: "BF16", torch.float64: "FP64"}
 _SUMS = {torch.float32: torch.float32, torch.bfloat16: torch.float32, torch.float64: torch.float64}
 # A weight gradient's images are cut so that there are about so many pieces, whatever the threads: the same sums.
@@ -74,10 +73,8 @@ def why_not(device: str, geometry: Geometry, dtype: torch.dtype) -> str | None:
     """Why there is no such kernel here, or None. Compiles it if it has not been."""
     if device != "cpu":
         return "depthwise=cpu is for the CPU"
-    if geometry.kernel_size not in _KERNEL_SIZES:
-        return f"depthwise=cpu has kernels of 3, 5 and 7: this one has {geometry.kernel_size}"
-    if geometry.stride != 1:
-        return f"depthwise=cpu is for stride 1: this one has {geometry.stride}"
+    if (reason := why_no_geometry("cpu", geometry)) is not None:
+        return reason
     if dtype not in _KINDS:
         return f"depthwise=cpu computes fp32, bf16 and fp64: this is {str(dtype).removeprefix('torch.')}"
     try:
@@ -86,35 +83,6 @@ def why_not(device: str, geometry: Geometry, dtype: torch.dtype) -> str | None:
     except (NoCompiler, _NoRuntime) as error:
         return str(error)
     return None
-
-
-def forward(x: Tensor, w: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
-    """x (N, C, H, W), w (C, 1, k, k), bias (C,) -> like x. Differentiable."""
-    y: Tensor = torch.ops.vanbench.depthwise_cpu(x, w, bias, *_arguments(x, geometry), False)
-    return y
-
-
-def forward_gelu(x: Tensor, w: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
-    """The exact GELU of `forward`, for inference."""
-    y: Tensor = torch.ops.vanbench.depthwise_cpu(x, w, bias, *_arguments(x, geometry), True)
-    return y
-
-
-def grad_input(g: Tensor, x: Tensor, w: Tensor, geometry: Geometry) -> Tensor:
-    """Like g, which is like x."""
-    y: Tensor = torch.ops.vanbench.depthwise_cpu_grad_input(g, w, *_arguments(x, geometry))
-    return y
-
-
-def grad_weight(g: Tensor, x: Tensor, w: Tensor, geometry: Geometry) -> Tensor:
-    """Like w."""
-    y: Tensor = torch.ops.vanbench.depthwise_cpu_grad_weight(g, x, w, *_arguments(x, geometry))
-    return y
-
-
-def _arguments(x: Tensor, geometry: Geometry) -> tuple[int, int, int]:
-    """As the operators take them: padding, dilation, groups."""
-    return geometry.padding, geometry.dilation, x.shape[1]
 
 
 # A call's own work in Python runs on caches that the kernel before has filled with its maps, and so at half its speed:
@@ -141,7 +109,7 @@ def _stencil(x: Tensor, w: Tensor, bias: Tensor | None, dilation: int, *, turned
     run = _stencil_plan(x.shape, x.dtype, w.shape[-1], dilation, turned, gelu, torch.get_num_threads())
     w = w.contiguous()
     bias = None if bias is None else bias.contiguous()
-    out = torch.empty_like(x, memory_format=_format(x))
+    out = torch.empty_like(x, memory_format=memory_format(x))
     if x.numel() == 0:
         return out
     source = x.contiguous(memory_format=torch.channels_last)
@@ -191,116 +159,15 @@ def _up(number: int, step: int) -> int:
     return -(-number // step) * step
 
 
-def _format(x: Tensor) -> torch.memory_format:
-    last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
-    return torch.channels_last if last else torch.contiguous_format
-
-
-# --- the operators ----------------------------------------------------------------------------------------------------
-
-# Defined through the library rather than by `custom_op`, whose wrapper costs as much as a small map's kernel. Arguments
-# are called as aten's, and padding and groups are among them although they follow from the rest, so that whoever counts
-# the cost of a convolution can count these.
-_OPERATORS: Any = torch.library.Library("vanbench", "FRAGMENT")  # type: ignore[no-untyped-call]
-_CONV = "int padding, int dilation, int groups"
-_OPERATORS.define(f"depthwise_cpu(Tensor input, Tensor weight, Tensor? bias, {_CONV}, bool gelu=False) -> Tensor")
-_OPERATORS.define(f"depthwise_cpu_grad_input(Tensor grad_output, Tensor weight, {_CONV}) -> Tensor")
-_OPERATORS.define(f"depthwise_cpu_grad_weight(Tensor grad_output, Tensor input, Tensor weight, {_CONV}) -> Tensor")
-
-
-@lru_cache(maxsize=4096)
-def _check(
-    x: torch.Size, w: torch.Size, dtypes: tuple[torch.dtype, torch.dtype], padding: int, dilation: int, groups: int
-) -> None:
-    """C code reads memory as it is told: what it is told must be so.
-
-    Raises:
-        ValueError: for anything but a depthwise conv of this file's kind.
-    """
-    kernel = w[-1] if w else 0
-    channels = x[1] if len(x) == 4 else None
-    if channels is None or w != (channels, 1, kernel, kernel) or groups != channels:
-        raise ValueError(
-            f"not a depthwise conv: input {_told(dtypes[0], x)}, weight {_told(dtypes[1], w)}, {groups} groups"
-        )
-    if kernel not in _KERNEL_SIZES or dilation < 1 or padding != dilation * (kernel - 1) // 2:
-        raise ValueError(f"no kernel for size {kernel}, dilation {dilation}, padding {padding}")
-    if dtypes[0] not in _KINDS or dtypes[1] is not dtypes[0]:
-        raise ValueError(f"no kernel for input {_told(dtypes[0], x)} and weight {_told(dtypes[1], w)}")
-
-
-def _told(dtype: torch.dtype, shape: Sequence[int]) -> str:
-    return f"{str(dtype).removeprefix('torch.')} {tuple(shape)}"
-
-
-def _forward(
-    x: Tensor, w: Tensor, bias: Tensor | None, padding: int, dilation: int, groups: int, gelu: bool = False
-) -> Tensor:
-    _check(x.shape, w.shape, (x.dtype, w.dtype), padding, dilation, groups)
-    if bias is not None and (bias.shape != (groups,) or bias.dtype is not x.dtype):
-        said = f"{_told(bias.dtype, bias.shape)} does not go with input {_told(x.dtype, x.shape)}"
-        raise ValueError(f"bias {said}")
-    return _stencil(x, w, bias, dilation, turned=False, gelu=gelu)
-
-
-def _grad_input(g: Tensor, w: Tensor, padding: int, dilation: int, groups: int) -> Tensor:
-    _check(g.shape, w.shape, (g.dtype, w.dtype), padding, dilation, groups)
-    return _stencil(g, w, None, dilation, turned=True, gelu=False)
-
-
-def _grad_weight(g: Tensor, x: Tensor, w: Tensor, padding: int, dilation: int, groups: int) -> Tensor:
-    _check(x.shape, w.shape, (x.dtype, w.dtype), padding, dilation, groups)
-    if g.shape != x.shape or g.dtype is not x.dtype:
-        said = f"{_told(g.dtype, g.shape)}, the input {_told(x.dtype, x.shape)}"
-        raise ValueError(f"the output's gradient is {said}: they must be alike")
-    return _weight_sums(g, x, w, dilation)
-
-
-_OPERATORS.impl("depthwise_cpu", _forward, "CPU")
-_OPERATORS.impl("depthwise_cpu_grad_input", _grad_input, "CPU")
-_OPERATORS.impl("depthwise_cpu_grad_weight", _grad_weight, "CPU")
-
-
-def _fake_forward(
-    x: Tensor, w: Tensor, bias: Tensor | None, padding: int, dilation: int, groups: int, gelu: bool = False
-) -> Tensor:
-    return torch.empty_like(x, memory_format=_format(x))
-
-
-def _fake_grad_input(g: Tensor, w: Tensor, padding: int, dilation: int, groups: int) -> Tensor:
-    return torch.empty_like(g, memory_format=_format(g))
-
-
-def _fake_grad_weight(g: Tensor, x: Tensor, w: Tensor, padding: int, dilation: int, groups: int) -> Tensor:
-    return w.new_empty(w.shape)
-
-
-for _name, _fake in (
-    ("depthwise_cpu", _fake_forward),
-    ("depthwise_cpu_grad_input", _fake_grad_input),
-    ("depthwise_cpu_grad_weight", _fake_grad_weight),
-):
-    torch.library.register_fake(f"vanbench::{_name}", _fake)
-
-
-def _remember(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    x, w, bias, *ctx.geometry, gelu = inputs
-    ctx.biased = bias is not None
-    ctx.gelu = gelu
-    ctx.save_for_backward(x, w)
-
-
-def _backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-    if ctx.gelu:
-        raise RuntimeError("depthwise_cpu with gelu=True is for inference: it keeps no map before the GELU")
-    x, w = ctx.saved_tensors
-    wanted = ctx.needs_input_grad
-    return (
-        torch.ops.vanbench.depthwise_cpu_grad_input(g, w, *ctx.geometry) if wanted[0] else None,
-        torch.ops.vanbench.depthwise_cpu_grad_weight(g, x, w, *ctx.geometry) if wanted[1] else None,
-        g.sum(dim=(0, 2, 3)) if ctx.biased and wanted[2] else None,
-        *[None] * 4,
-    )
-
-
-torch.library.register_autograd("vanbench::depthwise_cpu", _backward, setup_context=_remember)
+_OPERATORS = operators(
+    "cpu",
+    ["CPU"],
+    Passes(
+        forward=lambda x, w, bias, dilation, gelu: _stencil(x, w, bias, dilation, turned=False, gelu=gelu),
+        grad_input=lambda g, w, dilation: _stencil(g, w, None, dilation, turned=True, gelu=False),
+        grad_weight=_weight_sums,
+    ),
+    tuple(_KINDS),
+)
+forward, forward_gelu = _OPERATORS.forward, _OPERATORS.forward_gelu
+grad_input, grad_weight = _OPERATORS.grad_input, _OPERATORS.grad_weight
