@@ -15,9 +15,10 @@ from torch import Tensor
 
 import vanbench.models
 from vanbench.errors import UserError
-from vanbench.kernels.choice import Choice, Conv, WrongKernel, _place, decided, fastest
+from vanbench.kernels.choice import Choice, Conv, WrongKernel, decided, fastest
 from vanbench.kernels.compiled import compiler
 from vanbench.kernels.depthwise import IMPLEMENTATIONS, Geometry
+from vanbench.kernels.kept import Kept
 from vanbench.models.serve import DepthwiseConv2d, depthwise_convs, depthwise_words, fastest_depthwise, use_fastest
 from vanbench.record.task import Declined, Vetted
 from vanbench.worker import measure
@@ -63,7 +64,7 @@ def test_what_may_be_the_machines_doing_leaves_torchs_own(cpu: list[float]) -> N
 def test_a_choice_is_kept_for_this_machine_and_obeyed() -> None:
     first = fastest(SMALL)
     assert first.word in IMPLEMENTATIONS
-    place = _place("cpu")
+    place = Kept("depthwise", Choice, "cpu").place
     assert msgspec.json.decode(place.read_bytes(), type=dict[str, Choice]) == {SMALL.slug: first}
     other = Choice(word="polyphase", ratio=123.0)
     place.write_bytes(msgspec.json.encode({SMALL.slug: other}))
@@ -71,16 +72,16 @@ def test_a_choice_is_kept_for_this_machine_and_obeyed() -> None:
 
 
 def test_another_number_of_threads_is_another_measurement() -> None:
-    here, threads = _place("cpu"), torch.get_num_threads()
+    here, threads = Kept("depthwise", Choice, "cpu").place, torch.get_num_threads()
     try:
         torch.set_num_threads(threads + 1)
-        assert _place("cpu") != here
+        assert Kept("depthwise", Choice, "cpu").place != here
     finally:
         torch.set_num_threads(threads)
 
 
 def test_a_file_that_cannot_be_read_is_measured_anew() -> None:
-    place = _place("cpu")
+    place = Kept("depthwise", Choice, "cpu").place
     place.parent.mkdir(parents=True)
     place.write_text("{ no json")
     fastest(SMALL)

@@ -21,9 +21,10 @@ from vanbench.kernels.compiled import compiler
 from vanbench.kernels.depthwise import IMPLEMENTATIONS, Geometry
 
 ROOT = Path(__file__).parents[1]
-OURS = [word for word in IMPLEMENTATIONS if word != "native"]
+# As `cuda`, emulated. Triton's interpreter takes milliseconds a statement: test_gpu_kernels.py has smaller maps for it.
+OURS = ["polyphase", "cpu", "cuda"]
 # Relative L2. fp32: sums of up to 49 products, and of the whole map for a weight gradient; bf16: the output's rounding.
-ALLOWED = {torch.float64: 1e-13, torch.float32: 1e-6, torch.bfloat16: 4e-3}
+ALLOWED = {torch.float64: 1e-13, torch.float32: 1e-6, torch.bfloat16: 4e-3, torch.float16: 5e-4}
 GEOMETRIES = [Geometry(k, d) for k in (3, 5, 7) for d in (1, 2, 3, 4)]
 
 
@@ -76,7 +77,7 @@ def check(word: str, x: Tensor, w: Tensor, bias: Tensor | None, g: Tensor, geome
 
 @pytest.mark.parametrize("word", OURS)
 @pytest.mark.parametrize("geometry", GEOMETRIES, ids=str)
-@pytest.mark.parametrize("dtype", ALLOWED, ids=str)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
 def test_all_three_passes_are_right(word: str, geometry: Geometry, dtype: torch.dtype) -> None:
     x, w, bias, g = tensors((2, 21, 17, 22), geometry, dtype)
     check(word, channels_last(x), channels_last(w), bias, g, geometry)
@@ -135,7 +136,7 @@ def test_an_empty_batch_gives_an_empty_map(word: str) -> None:
     assert torch.equal(implementation.grad_weight(g, x, w, geometry), torch.zeros_like(w))
 
 
-@pytest.mark.parametrize("word", OURS)
+@pytest.mark.parametrize("word", ["polyphase", "cpu"])  # the others have no float64, and the same formulas
 @pytest.mark.parametrize("geometry", [Geometry(3, 2), Geometry(7, 3)], ids=str)
 def test_autograd_has_the_right_formulas(word: str, geometry: Geometry) -> None:
     given = tuple(each.requires_grad_() for each in tensors((2, 3, 5, 6), geometry, torch.float64)[:3])

@@ -39,6 +39,7 @@ RAISED: list[tuple[str, Record]] = [
     ("throttled", _disturbed(throttled_s=0.011)),
     ("throttled", _disturbed(gpu_throttle_reasons=["gpu_idle", "sw_power_cap"])),
     ("host_bound", _with_rounds(enqueue_share=0.95)),
+    ("emulated", _with_facts(Cell(model="van_b0", depthwise="triton"), make_facts(device="cpu"))),
     ("layout_lost", _with_facts(CHANNELS_LAST, make_facts(channels_last_share=0.97))),
     ("recompiled", _with_rounds(recompiles=1)),
     ("graph_break", _with_rounds(graph_breaks=2)),
@@ -50,6 +51,8 @@ RAISED: list[tuple[str, Record]] = [
 
 QUIET: list[Record] = [
     make_record(),
+    _with_facts(Cell(model="van_b0", depthwise="cpu"), make_facts(device="cpu")),
+    _with_facts(Cell(model="van_b0", depthwise="cuda"), make_facts(device="cuda:0")),
     _disturbed(pressure_s=0.9, foreign_s=0.9, involuntary_switches=1490, steal_s=0.39, throttled_s=0.009),
     _disturbed(gpu_throttle_reasons=["gpu_idle", "Applications Clocks Setting", "none"], gpu_foreign_processes=0),
     _disturbed(minor_faults=49_900),

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from vanbench.record.measurement import Disturbance, Round
 from vanbench.record.record import Measured, Record, Skipped
+from vanbench.spec.names import CUDA_DEPTHWISE
 from vanbench.stats import fmean, median, t_half_width
 
 __all__ = [
@@ -189,6 +190,11 @@ def _layout_lost(case: Evidence) -> bool:
     return facts.channels_last_share is not None and facts.channels_last_share < 1
 
 
+def _emulated(case: Evidence) -> bool:
+    cell, facts = case.record.cell, case.record.facts
+    return facts is not None and facts.device == "cpu" and cell.depthwise in CUDA_DEPTHWISE
+
+
 def _measured(case: Evidence) -> bool:
     return isinstance(case.record.outcome, Measured)
 
@@ -218,6 +224,11 @@ FLAGS: tuple[Flag, ...] = (
         "host_bound",
         lambda case: _over(enqueue_share(case.record.rounds), ENQUEUE_SHARE),
         "the GPU waited for the host: raise --batch-size, or try --compile reduce-overhead (CUDA graphs)",
+    ),
+    Flag(
+        "emulated",
+        _emulated,
+        "the CPU stood in for a GPU, to see that the kernels are right: the speed means nothing, measure it on CUDA",
     ),
     Flag(
         "layout_lost",

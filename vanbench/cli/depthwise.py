@@ -22,8 +22,12 @@ def depthwise(
         str, typer.Option("--pass", help="forward, grad_input, grad_weight.")
     ] = "forward,grad_input,grad_weight",
     implementation: Annotated[
-        str, typer.Option("--depthwise", help="Implementations: native, polyphase, cpu.")
-    ] = "native,polyphase,cpu",
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            "--depthwise",
+            help="Implementations. [default: native,polyphase,cpu; on CUDA native,polyphase,cuda,triton,cudnn,aten]",
+        ),
+    ] = None,
     threads: Annotated[str, typer.Option(help="CPU threads; auto is torch's choice.")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N.")] = "auto",
     rounds: Annotated[int, typer.Option(help="Fresh processes that visit every case, at most.")] = 5,
@@ -66,13 +70,13 @@ def depthwise(
     if rounds < 1:
         raise UserError(f"rounds {rounds} is not a whole number above 0")
     axes = Axes(
-        batch_size=batch_size or (64 if device.startswith("cuda") else 8),
+        batch_size=batch_size,
         kernel_sizes=() if kernel == "none" else numbers("kernel", kernel, (3, 5, 7)),
         dilations=numbers("dilation", dilation, (1, 2, 3)),
         precisions=words("precision", precision, ("fp32", "bf16", "fp16")),
         memory_formats=words("memory-format", memory_format, names.MEMORY_FORMATS),
         directions=words("pass", passes, names.DIRECTIONS),
-        implementations=words("depthwise", implementation, names.DEPTHWISE),
+        implementations=() if implementation is None else words("depthwise", implementation, names.DEPTHWISE),
     )
     path = Path()
     with Line(quiet or as_json) as line:

@@ -19,6 +19,7 @@ from vanbench.execute.starter import WORKER, Starter, starter
 from vanbench.record.folder import Lone, make_folder, save_lone
 from vanbench.record.profile import Case, CaseVisit, Shape
 from vanbench.record.task import FindShapes, Over, Said, Shaped, TimeCases, Visited
+from vanbench.spec.names import CUDA_DEPTHWISE, DEPTHWISE
 
 __all__ = ["Axes", "RoundOver", "cases_of", "time_depthwise"]
 
@@ -27,15 +28,26 @@ _WORTH_BEGINNING = 0.3
 
 
 class Axes(NamedTuple):
-    """What is varied over each shape. kernel_sizes, dilations: empty for those that occur in the models alone."""
+    """What is varied over each shape. kernel_sizes, dilations: empty for those that occur in the models alone.
 
-    batch_size: int
+    batch_size, implementations: None and empty for those of the device, as `on` has them.
+    """
+
+    batch_size: int | None
     kernel_sizes: tuple[int, ...]
     dilations: tuple[int, ...]
     precisions: tuple[str, ...]
     memory_formats: tuple[str, ...]
     directions: tuple[str, ...]
     implementations: tuple[str, ...]
+
+    def on(self, device: str) -> Axes:
+        """With what goes without saying on a device: 64 images on CUDA, else 8; every implementation made for it."""
+        cuda = device.startswith("cuda")
+        made = [word for word in DEPTHWISE if (word != "cpu" if cuda else word not in CUDA_DEPTHWISE)]
+        return self._replace(
+            batch_size=self.batch_size or (64 if cuda else 8), implementations=self.implementations or tuple(made)
+        )
 
 
 class RoundOver(NamedTuple):
@@ -57,6 +69,8 @@ def cases_of(shapes: Sequence[Shape], axes: Axes) -> tuple[Case, ...]:
         models = occurring.setdefault(place, [])
         if shape.model not in models:
             models.append(shape.model)
+    batch_size = axes.batch_size
+    assert batch_size is not None
     places = dict.fromkeys(occurring)
     maps = dict.fromkeys(place[:3] for place in occurring if place[5] == 1)
     for place, kernel_size, dilation in itertools.product(maps, axes.kernel_sizes, axes.dilations):
@@ -64,7 +78,7 @@ def cases_of(shapes: Sequence[Shape], axes: Axes) -> tuple[Case, ...]:
         places[wanted] = None
     return tuple(
         Case(
-            batch_size=axes.batch_size,
+            batch_size=batch_size,
             channels=channels,
             height=height,
             width=width,
@@ -108,6 +122,7 @@ def time_depthwise(
             check_names(nursery, models)
             shaped = ask_once(nursery, FindShapes(models=tuple(models), image_size=image_size))
             assert isinstance(shaped, Shaped)
+        axes = axes.on(environment.device)
         cases = cases_of(shaped.shapes, axes)
         if not cases:
             raise UserError(f"no depthwise conv with a square kernel in {', '.join(models)}")

@@ -6,12 +6,8 @@ nothing is. It times convs alone, and knows no model.
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import os
 import statistics
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from time import perf_counter
 from typing import NamedTuple
 
@@ -20,12 +16,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from vanbench.errors import StorageError, UserError, VanbenchError
-from vanbench.kernels.compiled import compiler
+from vanbench.errors import VanbenchError
 from vanbench.kernels.depthwise import IMPLEMENTATIONS, Geometry, inputs_of
-from vanbench.record.ceilings import cache_root
-from vanbench.record.files import read_value, replace_file
-from vanbench.record.hardware import hardware
+from vanbench.kernels.kept import Kept
+from vanbench.spec.names import CUDA_DEPTHWISE
 
 __all__ = ["Choice", "Conv", "WrongKernel", "decided", "fastest", "timed"]
 
@@ -83,44 +77,21 @@ def fastest(conv: Conv) -> Choice:
     Raises:
         WrongKernel: an implementation's answer is not torch's.
     """
-    place = _place(conv.device)
-    known = _known(place)
-    if conv.slug not in known:
-        choice = _measured(conv)
-        # What another process has kept meanwhile is read again; at worst an entry is lost and measured once more.
-        with contextlib.suppress(OSError, UserError, StorageError):
-            place.parent.mkdir(parents=True, exist_ok=True)
-            replace_file(place, msgspec.json.encode({**_known(place), conv.slug: choice}))
-        return choice
-    return known[conv.slug]
-
-
-def _place(device: str) -> Path:
-    """The file of this machine, this torch, these kernels and this many threads."""
-    sources = sorted(Path(__file__).parent.glob("*.[cp]*"))
-    digest = hashlib.sha256(torch.__version__.encode())
-    for source in sources:
-        if source.suffix in (".c", ".py"):
-            digest.update(source.read_bytes())
-    name = torch.cuda.get_device_name() if device == "cuda" else f"{torch.get_num_threads()} threads"
-    # Without a compiler there was less to choose from.
-    for word in (os.environ.get("VANBENCH_ISA") or "native", str(compiler()), name):
-        digest.update(word.encode())
-    return cache_root() / "depthwise" / f"{hardware().key}-{digest.hexdigest()[:12]}.json"
-
-
-def _known(place: Path) -> dict[str, Choice]:
-    if not place.exists():
-        return {}
-    try:
-        return read_value(place, dict[str, Choice], f"no such file: {place}")
-    except UserError:
-        return {}  # a file that cannot be read is measured anew, and written over
+    kept = Kept("depthwise", Choice, conv.device)
+    known = kept.find(conv.slug)
+    if known is None:
+        known = _measured(conv)
+        kept.keep(conv.slug, known)
+    return known
 
 
 def _measured(conv: Conv) -> Choice:
     able = [
-        word for word, each in IMPLEMENTATIONS.items() if each.why_not(conv.device, conv.geometry, conv.dtype) is None
+        word
+        for word, each in IMPLEMENTATIONS.items()
+        # What a CPU emulates is not timed, even where it can serve.
+        if (conv.device == "cuda" or word not in CUDA_DEPTHWISE)
+        and each.why_not(conv.device, conv.geometry, conv.dtype) is None
     ]
     if able == ["native"] or 0 in conv.shape:
         return Choice(word="native", ratio=1.0)

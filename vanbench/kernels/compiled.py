@@ -26,6 +26,9 @@ _ISA_FLAGS = {
     **({"avx2": ("-march=x86-64-v3",), "baseline": ("-march=x86-64",)} if _X86 else {"baseline": ()}),
 }
 _TIMEOUT_S = 120.0
+_SUFFIXES = {"c": "c", "cuda": "cu"}
+# Nothing that is emulated is timed: what matters is how soon it is compiled.
+_LANGUAGE_FLAGS: dict[str, tuple[str, ...]] = {"c": (), "cuda": ("-x", "c", "-O1", "-lm")}
 
 
 class NoCompiler(Exception):  # noqa: N818 -- a state of the machine that callers name, not a mistake
@@ -43,8 +46,10 @@ def compiler() -> str | None:
 
 
 @cache
-def load(name: str, *defines: str) -> ctypes.CDLL:
+def load(name: str, *defines: str, language: str = "c") -> ctypes.CDLL:
     """The library of `kernels/<name>.c`, compiled for this very CPU, or for the instruction set in $VANBENCH_ISA.
+
+    language: "cuda" for `kernels/<name>.cu`, which is C if it is told so.
 
     defines: "NAME=VALUE" for the preprocessor; each set of them is a library of its own.
 
@@ -57,11 +62,11 @@ def load(name: str, *defines: str) -> ctypes.CDLL:
     path = compiler()
     if path is None:
         raise NoCompiler("no C compiler on the path (cc, gcc, clang or $CC)")
-    source = Path(__file__).with_name(f"{name}.c")
+    source = Path(__file__).with_name(f"{name}.{_SUFFIXES[language]}")
     isa = os.environ.get("VANBENCH_ISA") or "native"
     if isa not in _ISA_FLAGS:
         raise unknown("VANBENCH_ISA", isa, _ISA_FLAGS)
-    flags = (*_FLAGS, *_ISA_FLAGS[isa], *(f"-D{each}" for each in defines))
+    flags = (*_FLAGS, *_LANGUAGE_FLAGS[language], *_ISA_FLAGS[isa], *(f"-D{each}" for each in defines))
     library = _place(name, source.read_bytes(), path, flags)
     if not library.exists():
         _compile(path, flags, source, library)

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from vanbench.kernels import cpu, polyphase
+from vanbench.kernels import cpu, cuda, polyphase, triton
 from vanbench.kernels.geometry import Geometry, native_backward, native_forward
+from vanbench.kernels.torch_paths import ATEN, CUDNN, why_no_aten, why_no_cudnn
 
 __all__ = ["IMPLEMENTATIONS", "Geometry", "Implementation", "inputs_of", "reference"]
 
@@ -44,6 +45,12 @@ IMPLEMENTATIONS: dict[str, Implementation] = {
     ),
     "polyphase": Implementation(polyphase.forward, polyphase.grad_input, polyphase.grad_weight, polyphase.why_not),
     "cpu": Implementation(cpu.forward, cpu.grad_input, cpu.grad_weight, cpu.why_not, cpu.forward_gelu),
+    "cuda": Implementation(cuda.forward, cuda.grad_input, cuda.grad_weight, cuda.why_not, cuda.forward_gelu),
+    "triton": Implementation(
+        triton.forward, triton.grad_input, triton.grad_weight, triton.why_not, triton.forward_gelu
+    ),
+    "cudnn": Implementation(CUDNN.forward, CUDNN.grad_input, CUDNN.grad_weight, why_no_cudnn),
+    "aten": Implementation(ATEN.forward, ATEN.grad_input, ATEN.grad_weight, why_no_aten),
 }
 
 

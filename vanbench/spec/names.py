@@ -9,6 +9,7 @@ __all__ = [
     "ALLOCATORS",
     "AUTO",
     "COMPILE",
+    "CUDA_DEPTHWISE",
     "DEPTHWISE",
     "DEVICES",
     "DIRECTIONS",
@@ -26,7 +27,9 @@ PRECISIONS = ("fp32", "tf32", "bf16", "fp16", "amp-bf16", "amp-fp16")
 MEMORY_FORMATS = ("contiguous", "channels_last")
 COMPILE = ("off", "default", "reduce-overhead", "max-autotune")
 FORMS = ("reference", "lean", "folded")
-DEPTHWISE = ("native", "polyphase", "cpu")  # what serves depthwise convs
+DEPTHWISE = ("native", "polyphase", "cpu", "cuda", "triton", "cudnn", "aten")  # what serves depthwise convs
+# Of these what is for CUDA devices. A CPU can try the first two, emulated: right, and not to be timed.
+CUDA_DEPTHWISE = ("cuda", "triton", "cudnn", "aten")
 AUTO = "auto"  # of a model's, each by the fastest of them
 ALLOCATORS = ("system", "keep", "tcmalloc", "jemalloc")
 DIRECTIONS = ("forward", "grad_input", "grad_weight")  # the three passes of a conv

@@ -19,6 +19,7 @@ from vanbench.models.load import create
 from vanbench.record.profile import Case, CaseVisit, Shape
 from vanbench.record.task import FindShapes, Over, Said, Shaped, TimeCases, Visited
 from vanbench.spec.cell import Cell
+from vanbench.spec.names import CUDA_DEPTHWISE
 from vanbench.worker import precision
 from vanbench.worker.channel import Channel
 from vanbench.worker.clock import clock_for
@@ -218,11 +219,17 @@ def _visit(
         warm_s=warm,
         cold_s=cold,
         how_cold=empty[1],
-        backend=backend_of_kernels(kernels, device) if expected is not None else "",
+        backend=_backend(word, kernels, device) if expected is not None else "",
         kernels=tuple(kernels),
         error=error,
         allowed=allowed,
     )
+
+
+def _backend(word: str, kernels: list[str], device: torch.device) -> str:
+    if word in CUDA_DEPTHWISE and device.type == "cpu":
+        return "emulated"
+    return backend_of_kernels(kernels, device)
 
 
 def _named(call: Callable[[], Tensor], device: torch.device) -> tuple[Tensor, list[str]]:

@@ -41,6 +41,7 @@ _MOST_STEPS = 200
 _WARM_STEPS = 3
 # What a kernel's name says about who wrote it; the first that matches.
 _CUDA_BACKENDS = (
+    (re.compile(r"vanbench_"), "vanbench"),
     (re.compile(r"cudnn|xmma_fprop|xmma_dgrad|xmma_wgrad|implicit_convolve|nhwcToNchw|nchwToNhwc", re.I), "cuDNN"),
     (re.compile(r"conv_depthwise2d", re.I), "native"),
     (re.compile(r"triton", re.I), "Triton"),
