@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import random
 from pathlib import Path
@@ -184,7 +185,10 @@ def test_a_model_of_known_rate_is_measured_at_its_rate(tmp_path: Path) -> None:
     # The fastest it may be is exact; how slow, the machine's other users decide.
     row: Any = frame.iloc[0]
     assert row["images_per_s"] <= 8 / STEP_S * 1.0001
-    assert row["median_s"] == pytest.approx(STEP_S, rel=0.05)
+    assert row["median_s"] > STEP_S * 0.999
+    (file,) = (tmp_path / "run" / "cells").glob("*.json")
+    quickest = min(step for each in json.loads(file.read_text())["rounds"] for step in each["step_s"])
+    assert quickest == pytest.approx(STEP_S, rel=0.05)
     assert math.isfinite(row["images_per_s_low"])
 
 
