@@ -57,7 +57,11 @@ def checked(asked: Cell) -> tuple[bool, Any]:
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize(
-    ("form", "depthwise"), [("lean", "native"), ("folded", "native"), ("folded", "polyphase"), ("folded", "cpu")]
+    ("form", "depthwise"),
+    [
+        *(("lean", "native"), ("folded", "native"), ("folded", "polyphase"), ("folded", "cpu")),
+        *(("lean", "cuda"), ("folded", "cuda-pair")),  # emulated
+    ],
 )
 def test_a_form_is_within_the_tolerance_of_each_precision(
     scratch: Path, form: str, depthwise: str, precision: str
@@ -75,7 +79,7 @@ def test_other_models_folded_are_within_it_too(scratch: Path, model: str) -> Non
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("depthwise", ["polyphase", "cpu"])
+@pytest.mark.parametrize("depthwise", ["polyphase", "cpu", "cuda"])
 def test_a_training_step_is_within_it_too(scratch: Path, depthwise: str, precision: str) -> None:
     asked = cell(
         "van_b0",

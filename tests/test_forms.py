@@ -14,7 +14,7 @@ import vanbench.models
 from vanbench.errors import UserError
 from vanbench.models.convert import convert, use_form
 from vanbench.models.forms import FoldedBlock, LeanVAN
-from vanbench.models.serve import DepthwiseConv2d, depthwise_convs, use_depthwise
+from vanbench.models.serve import DepthwiseConv2d, DepthwisePair, depthwise_convs, use_depthwise
 from vanbench.models.van import VAN
 from vanbench.models.weights import draw_weights
 from vanbench.spec.cell import Cell
@@ -241,6 +241,24 @@ def test_a_models_depthwise_convs_are_served(name: str, word: str) -> None:
     assert distance(answers(converted), answers(model)) < EXACT
     assert list(converted.state_dict()) == list(model.state_dict())
     assert f"implementation='{word}'" in repr(converted)
+
+
+def test_a_folded_gates_two_convs_become_one_and_two_again() -> None:
+    model, given = drawn("van_b0").float(), images().float()
+    joined = convert(model, form="folded", depthwise="cuda-pair")
+    assert "13 pair(s) of a 5x5 and a 7x7 dilation 3 in one kernel" in joined.changes
+    assert sum(isinstance(module, DepthwisePair) for module in joined.model.modules()) == 13
+    expected = convert(model, form="folded").model(given)
+    assert distance(joined.model(given), expected) < 1e-5
+    parted = use_depthwise(joined.model, "native", torch.float32)
+    assert any("given back to torch" in line for line in parted.changes)
+    assert not any(isinstance(module, DepthwisePair) for module in joined.model.modules())
+    assert torch.equal(joined.model(given), expected)
+
+
+def test_a_form_without_pairs_is_served_conv_by_conv_and_says_so() -> None:
+    changes = convert(drawn("van_b0").float(), form="lean", depthwise="cuda-pair").changes
+    assert any("only the folded form of VAN has them" in line for line in changes)
 
 
 def test_what_cannot_be_served_is_left_to_torch_and_said() -> None:

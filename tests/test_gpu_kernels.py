@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from vanbench.kernels import cuda, triton, tuning
 from vanbench.kernels.depthwise import IMPLEMENTATIONS, Geometry
+from vanbench.kernels.nvrtc import CannotCompile, compile_image
 from vanbench.kernels.torch_paths import why_no_aten, why_no_cudnn
 
 pytestmark = pytest.mark.skipif(
@@ -254,6 +255,42 @@ def resources(image: bytes, path: Path) -> dict[str, int]:
     return {name: int(value) for name, value in re.findall(r"(REG|STACK|SHARED|LOCAL):(\d+)", said)}
 
 
+PAIR_SHAPES = [(2, 20, 9, 11), (1, 66, 7, 7), (2, 5, 2, 14), (1, 64, 28, 28), (1, 8, 1, 1), (1, 8, 90, 100)]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("shape", PAIR_SHAPES, ids=str)
+def test_the_pair_is_one_conv_after_the_other(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    """Also where a map does not fit into shared memory, and two kernels serve."""
+    x, w, bias, _ = tensors(shape, Geometry(5), dtype)
+    _, w2, bias2, _ = tensors(shape, Geometry(7, 3), dtype, seed=1)
+    between = exact(x, w, bias, x, Geometry(5))[0].to(dtype)
+    expected = exact(between, w2, bias2, x, Geometry(7, 3))[0]
+    got = cuda.forward_pair(channels_last(x), w, bias, w2, bias2)
+    # The map between is rounded in both, and now and then to another side.
+    assert error(got, expected) < 2 * ALLOWED[dtype]
+
+
+def test_every_setting_of_the_pair_is_right(monkeypatch: pytest.MonkeyPatch) -> None:
+    for setting in (*cuda._PAIR, *cuda._PAIR_ODD):
+        monkeypatch.setattr(cuda, "_pair_settings", lambda *given, setting=setting: (setting,))
+        x, w, _, _ = tensors((1, 36, 10, 8), Geometry(5), torch.float32)
+        _, w2, _, _ = tensors((1, 36, 10, 8), Geometry(7, 3), torch.float32)
+        between = exact(x, w, None, x, Geometry(5))[0]
+        expected = exact(between, w2, None, x, Geometry(7, 3))[0]
+        assert error(cuda.forward_pair(x, w, None, w2, None), expected) < 2e-6, setting
+
+
+def test_the_pair_keeps_torchs_rules_and_refuses_what_is_none() -> None:
+    x, w, bias, _ = tensors((1, 6, 4, 3), Geometry(5), torch.float32)
+    _, w2, bias2, _ = tensors((1, 6, 4, 3), Geometry(7, 3), torch.float32)
+    torch.library.opcheck(torch.ops.vanbench.depthwise_cuda_pair, (channels_last(x), w, bias, w2, bias2))
+    with pytest.raises(ValueError, match="not a 7x7 depthwise conv"):
+        cuda.forward_pair(x, w, bias, w, bias2)
+    with pytest.raises(RuntimeError, match="for inference"):
+        cuda.forward_pair(x, w.requires_grad_(), bias, w2, bias2).sum().backward()  # type: ignore[no-untyped-call]
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="NVRTC comes with torch for CUDA")
 @pytest.mark.parametrize("architecture", ["sm_80", "sm_90", "sm_100"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
@@ -264,18 +301,24 @@ def test_the_cuda_kernels_compile_and_keep_their_tiles_in_registers(
     for vector, rows, columns, threads in cuda._STENCIL[:: 1 if architecture == "sm_90" else 4]:
         defines = cuda._defines(dtype, 7, 64, 3, vector)
         more = (f"ROWS={rows}", f"COLUMNS={columns}", f"THREADS={threads}", "GELU=0")
-        used = resources(cuda.compile_image(architecture, *defines, *more), tmp_path / "image")
+        used = resources(compile_image(architecture, *defines, *more), tmp_path / "image")
+        assert used["LOCAL"] == used["STACK"] == 0
+        assert used["REG"] * threads <= 65536
+    for vector, rows, columns, threads, lanes in cuda._PAIR:
+        defines = cuda._defines(dtype, 7, 64, 3, vector, lanes)
+        more = (f"ROWS={rows}", f"COLUMNS={columns}", f"THREADS={threads}", "GELU=0")
+        used = resources(compile_image(architecture, *defines, *more, "PAIR=1"), tmp_path / "image")
         assert used["LOCAL"] == used["STACK"] == 0
         assert used["REG"] * threads <= 65536
     for (vector,) in cuda._WEIGHT_SUMS:
-        image = cuda.compile_image(architecture, *cuda._defines(dtype, 7, 64, 3, vector))
+        image = compile_image(architecture, *cuda._defines(dtype, 7, 64, 3, vector))
         assert resources(image, tmp_path / "image")["LOCAL"] == 0
 
 
 def test_what_nvrtc_refuses_is_said() -> None:
     pytest.importorskip("cuda.bindings.nvrtc")
-    with pytest.raises(cuda.CannotCompile, match=r"refuses depthwise\.cu for sm_10"):
-        cuda.compile_image("sm_10", "KIND=FP32")
+    with pytest.raises(CannotCompile, match=r"refuses depthwise\.cu for sm_10"):
+        compile_image("sm_10", "KIND=FP32")
 
 
 def test_the_triton_kernels_compile_for_hopper(tmp_path: Path) -> None:

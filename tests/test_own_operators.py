@@ -38,6 +38,20 @@ def test_ours_costs_what_torchs_does(direction: str, geometry: Geometry) -> None
     assert cost(ours).op_class == "depthwise"
 
 
+def test_the_pair_costs_both_convs_and_moves_no_map_between_them() -> None:
+    x, bias = torch.zeros(2, 16, 14, 15), torch.zeros(16)
+    w, w2 = torch.zeros(16, 1, 5, 5), torch.zeros(16, 1, 7, 7)
+    with Recorder() as recorder:
+        torch.ops.vanbench.depthwise_cuda_pair(x, w, bias, w2, bias)
+    first, second = (cost(priced("native", "forward", each)) for each in (Geometry(5), Geometry(7, 3)))
+    pair = cost(recorder.ops[0])
+    assert pair.op_class == "depthwise"
+    assert pair.flops == first.flops + second.flops  # type: ignore[operator]
+    assert pair.macs == first.macs + second.macs
+    # Both maps, both kernels, and the bias, which is one piece of memory here.
+    assert pair.bytes == 4 * (2 * x.numel() + w.numel() + w2.numel() + bias.numel())
+
+
 def test_other_operations_are_left_as_they_are() -> None:
     for name in ("aten.convolution.default", "vanbench.other.default", "mine.depthwise_cpu.default"):
         op = Op(name=name)

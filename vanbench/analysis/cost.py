@@ -16,7 +16,7 @@ from typing import NamedTuple
 import msgspec
 
 from vanbench.analysis import geometry, traffic
-from vanbench.analysis.own_operators import as_aten
+from vanbench.analysis.own_operators import as_aten, parts_of
 from vanbench.record.ops import Op, Work
 
 __all__ = ["CLASSES", "FILLS", "Cost", "Count", "cost", "count_of", "counted", "works"]
@@ -241,6 +241,13 @@ def counted(merged: Counter[Work]) -> list[Work]:
 
 def count_of(op: Op) -> Count | None:
     """The floating-point operations of one operation; None where its operator has no formula."""
+    if parts := parts_of(op):
+        counts = [count for part in parts if (count := count_of(part)) is not None]
+        return counts[0]._replace(
+            products=sum(each.products for each in counts),
+            nominal=sum(each.nominal for each in counts),
+            rest=sum(each.rest for each in counts),
+        )
     kernel = traffic.kernel_of(op)
     if kernel in geometry.CONVOLUTIONS:
         conv = geometry.conv_of(op)

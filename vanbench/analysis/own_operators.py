@@ -6,7 +6,7 @@ import msgspec
 
 from vanbench.record.ops import Op
 
-__all__ = ["as_aten"]
+__all__ = ["as_aten", "parts_of"]
 
 
 def as_aten(op: Op) -> Op:
@@ -16,7 +16,7 @@ def as_aten(op: Op) -> Op:
     """
     namespace, _, rest = op.name.partition(".")
     name = rest.partition(".")[0]
-    if namespace != "vanbench" or not name.startswith("depthwise_"):
+    if namespace != "vanbench" or not name.startswith("depthwise_") or name.endswith("_pair"):
         return op
     if name.endswith("_grad_input"):
         # The map whose gradient this is has the same shape; it is not read.
@@ -25,6 +25,27 @@ def as_aten(op: Op) -> Op:
     if name.endswith("_grad_weight"):
         return _backward(op, op.inputs, [False, True, False])
     return msgspec.structs.replace(op, name="aten.convolution.default")
+
+
+def parts_of(op: Op) -> tuple[Op, ...]:
+    """The ATen convolutions that one of our operators does in a row; none for any other.
+
+    What lies between them is not moved: their operations count, their bytes do not.
+    """
+    if not op.name.startswith("vanbench.depthwise_cuda_pair."):
+        return ()
+    given, channels = op.inputs, op.outputs[0].shape[1]
+    first = {"input": given["input"], "weight": given["weight"], "bias": given.get("bias", ())}
+    second = {"input": op.outputs, "weight": given["weight2"], "bias": given.get("bias2", ())}
+    return tuple(
+        msgspec.structs.replace(
+            op,
+            name="aten.convolution.default",
+            inputs={name: operands for name, operands in inputs.items() if operands},
+            arguments={"padding": padding, "dilation": dilation, "groups": channels},
+        )
+        for inputs, padding, dilation in ((first, 2, 1), (second, 9, 3))
+    )
 
 
 def _backward(op: Op, inputs: object, mask: list[bool]) -> Op:

@@ -8,40 +8,39 @@ VANBENCH_EMULATE_CUDA=1 a C compiler makes the same source run on the CPU, threa
 from __future__ import annotations
 
 import ctypes
-import hashlib
 import os
-import secrets
 from collections.abc import Callable
 from functools import cache, lru_cache
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from vanbench.errors import VanbenchError
 from vanbench.kernels.compiled import NoCompiler, load
 from vanbench.kernels.geometry import Geometry
-from vanbench.kernels.operators import Passes, memory_format, operators, why_no_geometry
+from vanbench.kernels.nvrtc import CannotCompile, architecture_of, compile_image, launcher
+from vanbench.kernels.operators import Passes, inference_operator, memory_format, operators, why_no_geometry
 from vanbench.kernels.tuning import on_device, tuned
-from vanbench.record.ceilings import cache_root
 
 __all__ = [
-    "CannotCompile",
-    "compile_image",
     "emulated",
     "forward",
     "forward_gelu",
+    "forward_pair",
     "grad_input",
     "grad_weight",
     "why_not",
 ]
 
 _KINDS = {torch.float32: "FP32", torch.bfloat16: "BF16", torch.float16: "FP16"}
-_SOURCE = Path(__file__).with_name("depthwise.cu")
 # Channels of a thread, its rows and columns, and threads of a block. The first also serves where nothing is timed.
 _STENCIL = ((2, 4, 4, 256), (2, 2, 4, 256), (2, 4, 8, 128), (4, 2, 4, 128), (2, 2, 2, 256))
 _STENCIL_ODD = ((1, 4, 4, 256), (1, 4, 8, 128), (1, 2, 2, 256))
+# Of the pair the same and the lanes; those whose map fits into a block's shared memory.
+_PAIR = ((2, 4, 4, 256, 32), (2, 2, 4, 256, 16), (2, 2, 2, 256, 32), (2, 2, 2, 256, 8))
+_PAIR_ODD = ((1, 4, 4, 256, 32), (1, 2, 2, 256, 8))
+# What Hopper gives a block, for the CPU that stands in for a GPU.
+_EMULATED_SHARED_BYTES = 232448
 # Channels of a thread of the weight's gradient.
 _WEIGHT_SUMS = ((2,), (4,), (1,))
 _WARP = 32
@@ -51,13 +50,9 @@ _BLOCKS = 1056
 _MOST = 2**31
 
 
-class CannotCompile(VanbenchError):  # noqa: N818 -- a state of the machine, as NoCompiler
-    """NVRTC is not here or refuses; the message says which."""
-
-
 class _Task(ctypes.Structure):
     _fields_ = [
-        *((name, ctypes.c_void_p) for name in ["x", "w", "bias", "g", "y"]),
+        *((name, ctypes.c_void_p) for name in ["x", "w", "bias", "g", "w2", "bias2", "y"]),
         *((name, ctypes.c_int) for name in ["height", "width"]),
         *((name, ctypes.c_uint) for name in ["tiles", "down", "across"]),
         ("turned", ctypes.c_int),
@@ -93,19 +88,21 @@ def why_not(device: str, geometry: Geometry, dtype: torch.dtype) -> str | None:
         elif torch.version.cuda is None:
             return "depthwise=cuda is for NVIDIA devices"
         else:
-            compile_image(_architecture(torch.cuda.current_device()), *defines)
+            compile_image(architecture_of(torch.cuda.current_device()), *defines)
     except (NoCompiler, CannotCompile) as error:
         return str(error)
     return None
 
 
-# --- compiling and starting -------------------------------------------------------------------------------------------
+# --- what is compiled -------------------------------------------------------------------------------------------------
 
 
-def _defines(dtype: torch.dtype, kernel: int, channels: int, dilation: int, vector: int) -> tuple[str, ...]:
-    """What both kernels are told; the stencil is told more."""
+def _defines(
+    dtype: torch.dtype, kernel: int, channels: int, dilation: int, vector: int, most_lanes: int = _WARP
+) -> tuple[str, ...]:
+    """What every kernel is told; the stencil is told more."""
     lanes = 1
-    while lanes < _WARP and lanes * vector < channels:
+    while lanes < most_lanes and lanes * vector < channels:
         lanes *= 2
     said = {"KIND": _KINDS[dtype], "KERNEL": kernel, "CHANNELS": channels, "DILATION": dilation}
     return tuple(f"{name}={value}" for name, value in {**said, "V": vector, "LANES": lanes}.items())
@@ -117,90 +114,15 @@ def _groups(defines: tuple[str, ...]) -> int:
     return _up(int(said["CHANNELS"]), int(said["V"]) * int(said["LANES"]))
 
 
-def compile_image(architecture: str, *defines: str) -> bytes:
-    """Machine code of `depthwise.cu` for a GPU, e.g. "sm_90"; needs no GPU. Kept in the user's cache.
-
-    Raises:
-        CannotCompile: without NVRTC, or for what it does not know.
-    """
-    try:
-        from cuda.bindings import nvrtc
-    except ImportError as error:
-        raise CannotCompile(f"depthwise=cuda needs cuda-bindings, which comes with torch for CUDA: {error}") from error
-    try:
-        version = _asked(nvrtc.nvrtcVersion())
-    except RuntimeError as error:
-        raise CannotCompile(f"depthwise=cuda needs NVRTC: {error}") from error
-    source = _SOURCE.read_bytes()
-    options = [f"--gpu-architecture={architecture}", *(f"-D{each}" for each in defines)]
-    key = hashlib.sha256(b"\0".join([source, str(version).encode(), *map(str.encode, options)])).hexdigest()[:16]
-    place = cache_root() / "kernels" / f"depthwise-{key}.cubin"
-    if place.exists():
-        return place.read_bytes()
-    program = _asked(nvrtc.nvrtcCreateProgram(source, _SOURCE.name.encode(), 0, [], []))[0]
-    (failed,) = nvrtc.nvrtcCompileProgram(program, len(options), [each.encode() for each in options])
-    if failed:
-        log = bytes(_asked(nvrtc.nvrtcGetProgramLogSize(program))[0])
-        _asked(nvrtc.nvrtcGetProgramLog(program, log))
-        first = log.rstrip(b"\0").decode(errors="replace").strip().splitlines() or [str(failed)]
-        raise CannotCompile(
-            f"NVRTC {'.'.join(map(str, version))} refuses {_SOURCE.name} for {architecture}: {first[0]}"
-        )
-    image = bytes(_asked(nvrtc.nvrtcGetCUBINSize(program))[0])
-    _asked(nvrtc.nvrtcGetCUBIN(program, image))
-    nvrtc.nvrtcDestroyProgram(program)
-    try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        fresh = place.with_name(f".{place.name}.{secrets.token_hex(4)}.tmp")
-        fresh.write_bytes(image)
-        os.replace(fresh, place)
-    except OSError:
-        pass  # a cache that cannot be written costs the next process a second
-    return image
-
-
-def _asked(answer: tuple[Any, ...]) -> tuple[Any, ...]:
-    """What a call of cuda.bindings gave, less its error code."""
-    if answer[0]:
-        raise RuntimeError(f"{type(answer[0]).__name__}: {answer[0].name}")
-    return answer[1:]
-
-
-@cache
-def _architecture(device: int) -> str:
-    major, minor = torch.cuda.get_device_capability(device)
-    return f"sm_{major}{minor}"
-
-
-@cache
-def _function(device: int, name: str, *defines: str) -> Any:
-    """Of the device that is current, for as long as the process lives."""
-    from cuda.bindings import driver
-
-    image = compile_image(_architecture(device), *defines)
-    module = _asked(driver.cuModuleLoadData(image))[0]
-    return _asked(driver.cuModuleGetFunction(module, name.encode()))[0]
-
-
 def _starter(
-    device: torch.device, name: str, defines: tuple[str, ...], blocks: int, threads: int
+    device: torch.device, name: str, defines: tuple[str, ...], blocks: int, threads: int, shared_bytes: int = 0
 ) -> Callable[[_Task], None]:
+    """shared_bytes: of memory that the kernel leaves to be sized here."""
     groups = _groups(defines)
     if device.type == "cpu":
         library = load("depthwise", *defines, language="cuda")
         return lambda task: library.run(ctypes.byref(task), blocks, groups)
-    from cuda.bindings import driver
-
-    function = _function(device.index, name, *defines)
-
-    def start(task: _Task) -> None:
-        stream = torch.cuda.current_stream(device).cuda_stream
-        arguments = (ctypes.c_void_p * 1)(ctypes.addressof(task))
-        _asked(
-            driver.cuLaunchKernel(function, blocks, groups, 1, threads, 1, 1, 0, stream, ctypes.addressof(arguments), 0)
-        )
-
-    return start
+    return launcher(device, name, defines, (blocks, groups), threads, shared_bytes)
 
 
 # --- the passes -------------------------------------------------------------------------------------------------------
@@ -249,6 +171,69 @@ def _stencil(x: Tensor, w: Tensor, bias: Tensor | None, dilation: int, *, turned
     settings = _STENCIL_ODD if x.shape[1] % 2 else tuple(each for each in _STENCIL if x.shape[1] % each[0] == 0)
     with on_device(x):
         run(tuned(f"cuda stencil {_slug(x, kernel, dilation)}", settings, run, x.device))
+    if target is not out:
+        out.copy_(target)
+    return out
+
+
+@lru_cache(maxsize=4096)
+def _pair_plan(shape: torch.Size, dtype: torch.dtype, device: torch.device, setting: tuple[int, ...]) -> _Plan:
+    n, channels, height, width = shape
+    vector, rows, columns, threads, most_lanes = setting
+    base = _defines(dtype, 7, channels, 3, vector, most_lanes)
+    defines = (*base, f"ROWS={rows}", f"COLUMNS={columns}", f"THREADS={threads}", "GELU=0", "PAIR=1")
+    down, across = _up(_up(height, 3), rows), _up(_up(width, 3), columns)
+    task = _Task(height=height, width=width, down=down, across=across)
+    shared_bytes = _pair_bytes(shape, dtype, setting)
+    return _Plan(task, _starter(device, "vanbench_depthwise_pair", defines, n, threads, shared_bytes))
+
+
+def _pair_bytes(shape: torch.Size, dtype: torch.dtype, setting: tuple[int, ...]) -> int:
+    """Shared memory of a block: the taps of both convs in fp32, then the map between them."""
+    _, channels, height, width = shape
+    vector, *_, most_lanes = setting
+    lanes = int(_defines(dtype, 7, channels, 3, vector, most_lanes)[-1].partition("=")[2])
+    group = lanes * vector
+    return (25 + 49) * (group + vector) * 4 + height * width * group * dtype.itemsize
+
+
+@cache
+def _pair_settings(shape: torch.Size, dtype: torch.dtype, device: torch.device) -> tuple[tuple[int, ...], ...]:
+    """Those that fit; none, for a map too large."""
+    if device.type == "cuda":
+        most = torch.cuda.get_device_properties(device).shared_memory_per_block_optin
+    else:
+        most = _EMULATED_SHARED_BYTES
+    table = _PAIR_ODD if shape[1] % 2 else _PAIR
+    return tuple(setting for setting in table if _pair_bytes(shape, dtype, setting) <= most)
+
+
+def _pair(x: Tensor, w: Tensor, bias: Tensor | None, w2: Tensor, bias2: Tensor | None) -> Tensor:
+    out = torch.empty_like(x, memory_format=memory_format(x))
+    if x.numel() == 0:
+        return out
+    for weight, size in ((w, 5), (w2, 7)):
+        if weight.shape != (x.shape[1], 1, size, size) or weight.dtype is not x.dtype:
+            raise ValueError(
+                f"not a {size}x{size} depthwise conv: input {tuple(x.shape)}, weight {tuple(weight.shape)}"
+            )
+    settings = _pair_settings(x.shape, x.dtype, x.device)
+    if not settings:
+        raise ValueError(f"a map of {tuple(x.shape)} does not fit into shared memory")
+    source, w, w2 = _packed(x), w.contiguous(), w2.contiguous()
+    bias, bias2 = (None if each is None else each.contiguous() for each in (bias, bias2))
+    target = out if out.is_contiguous(memory_format=torch.channels_last) else torch.empty_like(source)
+
+    def run(setting: tuple[int, ...]) -> None:
+        plan = _pair_plan(x.shape, x.dtype, x.device, setting)
+        task = _Task.from_buffer_copy(plan.task)
+        task.x, task.y = source.data_ptr(), target.data_ptr()
+        task.w, task.w2 = w.data_ptr(), w2.data_ptr()
+        task.bias, task.bias2 = (None if each is None else each.data_ptr() for each in (bias, bias2))
+        plan.start(task)
+
+    with on_device(x):
+        run(tuned(f"cuda pair {_slug(x, 7, 3)}", settings, run, x.device))
     if target is not out:
         out.copy_(target)
     return out
@@ -326,3 +311,21 @@ _OPERATORS = operators(
 )
 forward, forward_gelu = _OPERATORS.forward, _OPERATORS.forward_gelu
 grad_input, grad_weight = _OPERATORS.grad_input, _OPERATORS.grad_weight
+
+_PAIR_OPERATOR = inference_operator(
+    "depthwise_cuda_pair",
+    "Tensor input, Tensor weight, Tensor? bias, Tensor weight2, Tensor? bias2",
+    ["CUDA", "CPU"],
+    _pair,
+)
+
+
+def forward_pair(x: Tensor, w: Tensor, bias: Tensor | None, w2: Tensor, bias2: Tensor | None) -> Tensor:
+    """VAN's 5x5 and then its 7x7 of dilation 3, for inference: weights (C, 1, 5, 5) and (C, 1, 7, 7), biases (C,).
+
+    One kernel where a map of a few channels fits into a block's shared memory, else one after the other.
+    """
+    if x.numel() == 0 or _pair_settings(x.shape, x.dtype, x.device):
+        y: Tensor = _PAIR_OPERATOR(x, w, bias, w2, bias2)
+        return y
+    return forward(forward(x, w, bias, Geometry(5)), w2, bias2, Geometry(7, 3))

@@ -10,7 +10,7 @@
 
    Set from outside: KIND (FP32, BF16, FP16), KERNEL (3, 5, 7), CHANNELS and DILATION of the conv (so that a pixel's
    neighbours are constants in the instructions that read them), V (a divisor of CHANNELS), LANES (threads side by side in
-   channels), and for the stencil ROWS, COLUMNS, THREADS and GELU (0 or 1). */
+   channels), and for the stencil ROWS, COLUMNS, THREADS and GELU (0 or 1); PAIR for VAN's two convs in one. */
 
 #define FP32 0
 #define BF16 1
@@ -34,6 +34,7 @@ typedef unsigned int uint32_t;
 #define INLINE static inline
 #include <math.h>
 #include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
 #endif
 
@@ -64,6 +65,7 @@ typedef struct { Word word[WORDS]; } Pack;
 /* By value to every kernel; as in cuda.py. */
 typedef struct {
     const Value *x, *w, *bias, *g; /* g: of the weight gradient; w and bias: of the stencil */
+    const Value *w2, *bias2;       /* of the pair's second conv */
     void *y;                       /* Value of the stencil, float of the weight gradient */
     int height, width;
     unsigned tiles;                /* the stencil: tiles of all images; the weight gradient: lines of all images */
@@ -168,43 +170,59 @@ INLINE Pack packed(const float *values) {
 /* --- the stencil: the forward pass, and with the taps turned the gradient of the input ------------------------------ */
 
 #define SLOTS (THREADS / LANES)
-#define WINDOW (COLUMNS + KERNEL - 1)
+#define MOST_WINDOW (COLUMNS + 7 - 1)
+
+/* `kernel` and `dilation` below are constants wherever these functions are called, and all of it is unrolled by them. */
 
 /* A block's taps into shared memory: as they lie in the parameter (C, k, k), turned to (k, k, C). */
-INLINE void take_taps(const Task *task, float *taps, int thread, int group) {
-    const int first = group * GROUP;
-    for (int i = thread; i < TAPS * GROUP; i += THREADS) {
-        const int channel = i / TAPS, tap = i % TAPS;
-        const float value = first + channel < CHANNELS ? number(task->w[(int64_t)first * TAPS + i]) : 0.0f;
-        taps[(task->turned ? TAPS - 1 - tap : tap) * STRIDE + channel] = value;
+INLINE void take_taps(const Value *w, int turned, float *taps, int thread, int group, const int kernel) {
+    const int first = group * GROUP, count = kernel * kernel;
+    for (int i = thread; i < count * GROUP; i += THREADS) {
+        const int channel = i / count, tap = i % count;
+        const float value = first + channel < CHANNELS ? number(w[(int64_t)first * count + i]) : 0.0f;
+        taps[(turned ? count - 1 - tap : tap) * STRIDE + channel] = value;
     }
 }
 
-INLINE void compute_tile(const Task *task, const float *taps, int lane, int channel, unsigned tile) {
-    const int height = task->height, width = task->width;
-    const unsigned phases_down = DILATION < height ? DILATION : height;
-    const unsigned phases_across = DILATION < width ? DILATION : width;
-    /* Tiles of a phase lie next to each other, so that a block finds its neighbours' rows in its cache. */
-    const int left = (int)(tile % task->across) * COLUMNS;
-    unsigned rest = tile / task->across;
-    const int top = (int)(rest % task->down) * ROWS;
-    rest /= task->down;
-    const int from_left = (int)(rest % phases_across);
-    rest /= phases_across;
-    const int from_top = (int)(rest % phases_down);
-    const int64_t image = rest / phases_down;
-    /* Of this phase: other phases may have one more. */
-    const int rows = (height - from_top + DILATION - 1) / DILATION;
-    const unsigned columns = (width - from_left + DILATION - 1) / DILATION;
-    if (top >= rows || left >= columns) return;
+/* A tile's place: its first row and column within its phase, the phase's first pixel, and the image. */
+typedef struct { int top, left, from_top, from_left; unsigned image; } Place;
 
-    const int64_t line = (int64_t)STEP * width;
-    const int64_t origin = ((image * height + from_top) * width + from_left) * CHANNELS + channel + top * line + left * STEP;
+INLINE Place place_of(unsigned tile, unsigned down, unsigned across, int height, int width, const int dilation) {
+    const unsigned phases_down = dilation < height ? dilation : height;
+    const unsigned phases_across = dilation < width ? dilation : width;
+    /* Tiles of a phase lie next to each other, so that a block finds its neighbours' rows in its cache. */
+    Place place;
+    place.left = (int)(tile % across) * COLUMNS;
+    unsigned rest = tile / across;
+    place.top = (int)(rest % down) * ROWS;
+    rest /= down;
+    place.from_left = (int)(rest % phases_across);
+    rest /= phases_across;
+    place.from_top = (int)(rest % phases_down);
+    place.image = rest / phases_down;
+    return place;
+}
+
+/* One image's source and target at the thread's first channel; from_pixel, to_pixel: from a pixel of each to the next. */
+INLINE void compute_tile(
+    const Value *source, const int from_pixel, Value *target, const int to_pixel, const float *taps, const float *bias,
+    Place place, int height, int width, const int kernel, const int dilation, const int gelu
+) {
+    const int pad = kernel / 2, top = place.top, left = place.left;
+    /* Of this phase: other phases may have one more. */
+    const int rows = (height - place.from_top + dilation - 1) / dilation;
+    const unsigned columns = (width - place.from_left + dilation - 1) / dilation;
+    if (top >= rows || left >= (int)columns) return;
+
+    const int64_t first = (int64_t)(place.from_top + top * dilation) * width + place.from_left + left * dilation;
+    source += first * from_pixel;
+    target += first * to_pixel;
+    const int64_t line = (int64_t)dilation * width;
     unsigned inside = 0; /* a bit for each column of the window */
 #pragma unroll
-    for (int j = 0; j < WINDOW; j++)
+    for (int j = 0; j < COLUMNS + kernel - 1; j++)
         /* Unsigned, a column left of the map is a large number. */
-        if ((unsigned)(left + j - PAD) < columns) inside |= 1u << j;
+        if ((unsigned)(left + j - pad) < columns) inside |= 1u << j;
     float sums[ROWS][COLUMNS][V];
 #pragma unroll
     for (int r = 0; r < ROWS; r++)
@@ -214,64 +232,74 @@ INLINE void compute_tile(const Task *task, const float *taps, int lane, int chan
             for (int v = 0; v < V; v++) sums[r][c][v] = 0.0f;
 
 #pragma unroll
-    for (int i = 0; i < ROWS + KERNEL - 1; i++) {
-        const int row = top + i - PAD;
+    for (int i = 0; i < ROWS + kernel - 1; i++) {
+        const int row = top + i - pad;
         if (row < 0 || row >= rows) continue;
-        const Value *source = task->x + origin + (i - PAD) * line;
-        float window[WINDOW][V];
+        const Value *from = source + (i - pad) * line * from_pixel;
+        float window[MOST_WINDOW][V];
 #pragma unroll
-        for (int j = 0; j < WINDOW; j++) {
-            const Pack pack = inside & 1u << j ? pack_at(source + (j - PAD) * STEP) : none();
+        for (int j = 0; j < COLUMNS + kernel - 1; j++) {
+            const Pack pack = inside & 1u << j ? pack_at(from + (j - pad) * dilation * from_pixel) : none();
 #pragma unroll
             for (int v = 0; v < V; v++) window[j][v] = number_of(pack, v);
         }
 #pragma unroll
         for (int r = 0; r < ROWS; r++) {
-            if (i < r || i - r >= KERNEL) continue;
+            if (i < r || i - r >= kernel) continue;
 #pragma unroll
-            for (int k = 0; k < KERNEL; k++)
+            for (int k = 0; k < kernel; k++)
 #pragma unroll
                 for (int v = 0; v < V; v++) {
-                    const float tap = taps[((i - r) * KERNEL + k) * STRIDE + lane * V + v];
+                    const float tap = taps[((i - r) * kernel + k) * STRIDE + v];
 #pragma unroll
                     for (int c = 0; c < COLUMNS; c++) sums[r][c][v] = fmaf(window[c + k][v], tap, sums[r][c][v]);
                 }
         }
     }
 
-    float added[V];
-#pragma unroll
-    for (int v = 0; v < V; v++) added[v] = task->bias ? number(task->bias[channel + v]) : 0.0f;
-    Value *target = (Value *)task->y + origin;
 #pragma unroll
     for (int r = 0; r < ROWS; r++)
 #pragma unroll
         for (int c = 0; c < COLUMNS; c++) {
-            if (top + r >= rows || left + c >= columns) continue;
+            if (top + r >= rows || left + c >= (int)columns) continue;
 #pragma unroll
             for (int v = 0; v < V; v++) {
-                float sum = sums[r][c][v] + added[v];
-#if GELU
-                sum = 0.5f * sum * (1.0f + erff(sum * 0.70710678f));
-#endif
+                float sum = sums[r][c][v] + bias[v];
+                if (gelu) sum = 0.5f * sum * (1.0f + erff(sum * 0.70710678f));
                 sums[r][c][v] = sum;
             }
-            *(Pack *)(target + r * line + c * STEP) = packed(sums[r][c]);
+            *(Pack *)(target + (r * line + c * dilation) * to_pixel) = packed(sums[r][c]);
         }
 }
+
+INLINE void take_bias(float *bias, const Value *from, int channel) {
+#pragma unroll
+    for (int v = 0; v < V; v++) bias[v] = from ? number(from[channel + v]) : 0.0f;
+}
+
+#ifndef PAIR
 
 /* Tiles of a thread, one grid apart. */
 INLINE void compute_tiles(const Task *task, const float *taps, int thread, unsigned block, unsigned blocks, int group) {
     const int lane = thread % LANES, channel = (group * LANES + lane) * V;
+    const int height = task->height, width = task->width;
     if (channel >= CHANNELS) return;
-    for (unsigned tile = block * SLOTS + thread / LANES; tile < task->tiles; tile += blocks * SLOTS)
-        compute_tile(task, taps, lane, channel, tile);
+    float bias[V];
+    take_bias(bias, task->bias, channel);
+    for (unsigned tile = block * SLOTS + thread / LANES; tile < task->tiles; tile += blocks * SLOTS) {
+        const Place place = place_of(tile, task->down, task->across, height, width, DILATION);
+        const int64_t image = (int64_t)place.image * height * width * CHANNELS + channel;
+        compute_tile(
+            task->x + image, CHANNELS, (Value *)task->y + image, CHANNELS, taps + lane * V, bias, place, height, width,
+            KERNEL, DILATION, GELU
+        );
+    }
 }
 
 #if GPU
 extern "C" __global__ void __launch_bounds__(THREADS) vanbench_depthwise(const Task task) {
     __shared__ float taps[TAPS * STRIDE];
-    take_taps(&task, taps, threadIdx.x, blockIdx.y);
+    take_taps(task.w, task.turned, taps, threadIdx.x, blockIdx.y, KERNEL);
     __syncthreads();
     compute_tiles(&task, taps, threadIdx.x, blockIdx.x, gridDim.x, blockIdx.y);
 }
@@ -280,10 +308,78 @@ void run(const Task *task, int blocks, int groups) {
     float taps[TAPS * STRIDE];
     for (int group = 0; group < groups; group++)
         for (int block = 0; block < blocks; block++) {
-            for (int thread = 0; thread < THREADS; thread++) take_taps(task, taps, thread, group);
+            for (int thread = 0; thread < THREADS; thread++)
+                take_taps(task->w, task->turned, taps, thread, group, KERNEL);
             for (int thread = 0; thread < THREADS; thread++) compute_tiles(task, taps, thread, block, blocks, group);
         }
 }
+#endif
+
+#else
+/* --- VAN's pair: a 5x5 and then a 7x7 of dilation 3, with the map between them in shared memory ---------------------- */
+
+/* A block has an image and GROUP channels to itself, so that no pixel is computed twice. The map between is rounded to
+   its type, as it is when it goes through memory. Its pixels are GROUP values apart. */
+
+INLINE void first_conv(const Task *task, const float *taps, Value *between, int thread, unsigned image, int group) {
+    const int lane = thread % LANES, channel = (group * LANES + lane) * V;
+    const int height = task->height, width = task->width;
+    if (channel >= CHANNELS) return;
+    const unsigned down = (height + ROWS - 1) / ROWS, across = (width + COLUMNS - 1) / COLUMNS;
+    const Value *source = task->x + (int64_t)image * height * width * CHANNELS + channel;
+    float bias[V];
+    take_bias(bias, task->bias, channel);
+    for (unsigned tile = thread / LANES; tile < down * across; tile += SLOTS)
+        compute_tile(
+            source, CHANNELS, between + lane * V, GROUP, taps + lane * V, bias,
+            place_of(tile, down, across, height, width, 1), height, width, 5, 1, 0
+        );
+}
+
+INLINE void second_conv(const Task *task, const float *taps, Value *between, int thread, unsigned image, int group) {
+    const int lane = thread % LANES, channel = (group * LANES + lane) * V;
+    const int height = task->height, width = task->width;
+    if (channel >= CHANNELS) return;
+    const unsigned down = task->down, across = task->across;
+    const unsigned phases = (height < 3 ? height : 3) * (width < 3 ? width : 3);
+    Value *target = (Value *)task->y + (int64_t)image * height * width * CHANNELS + channel;
+    float bias[V];
+    take_bias(bias, task->bias2, channel);
+    for (unsigned tile = thread / LANES; tile < phases * down * across; tile += SLOTS)
+        compute_tile(
+            between + lane * V, GROUP, target, CHANNELS, taps + lane * V, bias,
+            place_of(tile, down, across, height, width, 3), height, width, 7, 3, 0
+        );
+}
+
+#if GPU
+extern "C" __global__ void __launch_bounds__(THREADS) vanbench_depthwise_pair(const Task task) {
+    extern __shared__ float shared[];
+    float *taps = shared, *more = taps + 25 * STRIDE;
+    Value *between = (Value *)(more + 49 * STRIDE);
+    take_taps(task.w, 0, taps, threadIdx.x, blockIdx.y, 5);
+    take_taps(task.w2, 0, more, threadIdx.x, blockIdx.y, 7);
+    __syncthreads();
+    first_conv(&task, taps, between, threadIdx.x, blockIdx.x, blockIdx.y);
+    __syncthreads();
+    second_conv(&task, more, between, threadIdx.x, blockIdx.x, blockIdx.y);
+}
+#else
+void run(const Task *task, int blocks, int groups) {
+    float taps[25 * STRIDE], more[49 * STRIDE];
+    Value *between = malloc((size_t)task->height * task->width * GROUP * sizeof(Value));
+    for (int group = 0; group < groups; group++)
+        for (int image = 0; image < blocks; image++) {
+            for (int thread = 0; thread < THREADS; thread++) {
+                take_taps(task->w, 0, taps, thread, group, 5);
+                take_taps(task->w2, 0, more, thread, group, 7);
+            }
+            for (int thread = 0; thread < THREADS; thread++) first_conv(task, taps, between, thread, image, group);
+            for (int thread = 0; thread < THREADS; thread++) second_conv(task, more, between, thread, image, group);
+        }
+    free(between);
+}
+#endif
 #endif
 
 #else

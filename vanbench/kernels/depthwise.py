@@ -25,7 +25,8 @@ class Implementation(NamedTuple):
     """The three passes; x (N, C, H, W), w (C, 1, k, k), bias (C,) or None, g: the gradient of the output.
 
     forward(x, w, bias, geometry) -> y, differentiable. forward_gelu: the same and an exact GELU in one kernel, for
-    inference; None: it has no such. grad_input(g, x, w, geometry) -> like x.
+    inference; None: it has no such. forward_pair(x, w, bias, w2, bias2): a 5x5 and then a 7x7 of dilation 3 in one
+    kernel, for inference. grad_input(g, x, w, geometry) -> like x.
     grad_weight(g, x, w, geometry) -> like w. why_not(device type, geometry, type): why it cannot serve here, or None.
     """
 
@@ -34,6 +35,7 @@ class Implementation(NamedTuple):
     grad_weight: Callable[[Tensor, Tensor, Tensor, Geometry], Tensor]
     why_not: Callable[[str, Geometry, torch.dtype], str | None]
     forward_gelu: Callable[[Tensor, Tensor, Tensor | None, Geometry], Tensor] | None = None
+    forward_pair: Callable[[Tensor, Tensor, Tensor | None, Tensor, Tensor | None], Tensor] | None = None
 
 
 IMPLEMENTATIONS: dict[str, Implementation] = {
@@ -46,6 +48,9 @@ IMPLEMENTATIONS: dict[str, Implementation] = {
     "polyphase": Implementation(polyphase.forward, polyphase.grad_input, polyphase.grad_weight, polyphase.why_not),
     "cpu": Implementation(cpu.forward, cpu.grad_input, cpu.grad_weight, cpu.why_not, cpu.forward_gelu),
     "cuda": Implementation(cuda.forward, cuda.grad_input, cuda.grad_weight, cuda.why_not, cuda.forward_gelu),
+    "cuda-pair": Implementation(
+        cuda.forward, cuda.grad_input, cuda.grad_weight, cuda.why_not, cuda.forward_gelu, cuda.forward_pair
+    ),
     "triton": Implementation(
         triton.forward, triton.grad_input, triton.grad_weight, triton.why_not, triton.forward_gelu
     ),

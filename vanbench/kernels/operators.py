@@ -15,7 +15,16 @@ from torch import Tensor
 
 from vanbench.kernels.geometry import Geometry
 
-__all__ = ["KERNEL_SIZES", "Operators", "Passes", "memory_format", "operators", "override", "why_no_geometry"]
+__all__ = [
+    "KERNEL_SIZES",
+    "Operators",
+    "Passes",
+    "inference_operator",
+    "memory_format",
+    "operators",
+    "override",
+    "why_no_geometry",
+]
 
 KERNEL_SIZES = (3, 5, 7)
 _NAMESPACE = "vanbench"
@@ -111,6 +120,20 @@ def operators(
         torch.library.register_fake(f"{_NAMESPACE}::{name}{suffix}", fake)
     _define_gradients(name)
     return _calls(name, gelu)
+
+
+def inference_operator(name: str, arguments: str, keys: Sequence[str], function: Callable[..., Tensor]) -> Any:
+    """Define an operator whose answer is like its first argument, and which has no gradient."""
+    _LIBRARY.define(f"{name}({arguments}) -> Tensor")
+    for key in keys:
+        _LIBRARY.impl(name, function, key)
+    torch.library.register_fake(f"{_NAMESPACE}::{name}", _like_first)
+
+    def backward(ctx: Any, g: Tensor) -> None:
+        raise RuntimeError(f"{name} is for inference: it keeps no map before its last step")
+
+    torch.library.register_autograd(f"{_NAMESPACE}::{name}", backward)
+    return getattr(torch.ops.vanbench, name).default
 
 
 def override(name: str, function: Callable[..., Tensor], key: str) -> None:

@@ -109,8 +109,9 @@ class FoldedBlock(nn.Module):
         weight, bias = _affine(block.norm1)
         scale = block.layer_scale_1.detach().double()
         self.proj_1 = _after_affine(attention.proj_1, *_affine(block.norm1))
-        self.conv0 = copy.deepcopy(gate.conv0)
-        self.conv_spatial = copy.deepcopy(gate.conv_spatial)
+        # Modules of any kind from here on: one kernel may serve both.
+        self.conv0: nn.Module = copy.deepcopy(gate.conv0)
+        self.conv_spatial: nn.Module = copy.deepcopy(gate.conv_spatial)
         self.conv1 = copy.deepcopy(gate.conv1)
         self.proj_2 = _scaled(attention.proj_2, scale, scale * bias)
         stream = (1 + scale * weight).to(block.layer_scale_1)

@@ -23,6 +23,7 @@ from vanbench.units import significant
 
 __all__ = [
     "DepthwiseConv2d",
+    "DepthwisePair",
     "Served",
     "depthwise_convs",
     "depthwise_words",
@@ -63,6 +64,29 @@ class DepthwiseConv2d(nn.Conv2d):
         """With what serves it."""
         said: str = super().extra_repr()  # type: ignore[no-untyped-call]
         return f"{said}, implementation={self.implementation!r}" + (", gelu=True" if self.gelu else "")
+
+
+class DepthwisePair(nn.Module):
+    """Two depthwise convolutions in a row, the 5x5 and the dilated 7x7 of VAN's gate, as one kernel. For inference.
+
+    first, second: the convolutions; implementation: the row of the table that has such a kernel.
+    """
+
+    def __init__(self, first: DepthwiseConv2d, second: DepthwiseConv2d) -> None:
+        super().__init__()
+        self.first, self.second = first, second
+        self.implementation = first.implementation
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W), same shape out."""
+        served = IMPLEMENTATIONS[self.implementation].forward_pair
+        assert served is not None
+        first, second = self.first, self.second
+        device = x.device.type
+        if torch.is_autocast_enabled(device):
+            y: Tensor = second(first(x))
+            return y
+        return served(x, first.weight, first.bias, second.weight, second.bias)
 
 
 def geometry_of(conv: nn.Conv2d) -> Geometry:
@@ -114,6 +138,7 @@ def use_depthwise(model: nn.Module, word: str, dtype: torch.dtype) -> Served:
         raise unknown("depthwise", word, DEPTHWISE)
     served: Counter[str] = Counter()
     left: Counter[str] = Counter()
+    _unpair(model)
     for conv in depthwise_convs(model).values():
         geometry = geometry_of(conv)
         if word == "native":
@@ -127,7 +152,32 @@ def use_depthwise(model: nn.Module, word: str, dtype: torch.dtype) -> Served:
             served[f"depthwise {called} convolution(s) served by {word}"] += 1
         else:
             left[f"depthwise {_called(geometry)} convolution(s) left to torch: {reason}"] += 1
+    if IMPLEMENTATIONS[word].forward_pair is not None:
+        pairs = _pair(model)
+        served["pair(s) of a 5x5 and a 7x7 dilation 3 in one kernel"] += pairs
+        left["pair of convolutions found: only the folded form of VAN has them"] += not pairs
     return Served(_lines(served), _lines(left))
+
+
+def _pair(model: nn.Module) -> int:
+    """Join the two convolutions of each folded gate that are served by the same kernels; gives how many."""
+    count = 0
+    for block in model.modules():
+        if isinstance(block, forms.FoldedBlock):
+            first, second = block.conv0, block.conv_spatial
+            if not isinstance(first, DepthwiseConv2d) or not isinstance(second, DepthwiseConv2d):
+                continue
+            if (geometry_of(first), geometry_of(second)) == (Geometry(5), Geometry(7, 3)):
+                block.conv0, block.conv_spatial = DepthwisePair(first, second), nn.Identity()
+                count += 1
+    return count
+
+
+def _unpair(model: nn.Module) -> None:
+    for block in model.modules():
+        if isinstance(block, forms.FoldedBlock) and isinstance(block.conv0, DepthwisePair):
+            pair = block.conv0
+            block.conv0, block.conv_spatial = pair.first, pair.second
 
 
 def fastest_depthwise(model: nn.Module, example: Tensor, dtype: torch.dtype) -> dict[str, Choice]:
@@ -136,6 +186,7 @@ def fastest_depthwise(model: nn.Module, example: Tensor, dtype: torch.dtype) -> 
     Measured on this machine the first time, then remembered; of a model in training mode forward and both gradients
     together. The model is run once, in eval mode, and left as it was. dtype: as in `use_depthwise`.
     """
+    _unpair(model)
     convs = depthwise_convs(model)
     names: dict[nn.Module, str] = {conv: name for name, conv in convs.items()}
     learns = model.training

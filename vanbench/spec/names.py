@@ -27,9 +27,10 @@ PRECISIONS = ("fp32", "tf32", "bf16", "fp16", "amp-bf16", "amp-fp16")
 MEMORY_FORMATS = ("contiguous", "channels_last")
 COMPILE = ("off", "default", "reduce-overhead", "max-autotune")
 FORMS = ("reference", "lean", "folded")
-DEPTHWISE = ("native", "polyphase", "cpu", "cuda", "triton", "cudnn", "aten")  # what serves depthwise convs
-# Of these what is for CUDA devices. A CPU can try the first two, emulated: right, and not to be timed.
-CUDA_DEPTHWISE = ("cuda", "triton", "cudnn", "aten")
+# What serves depthwise convs.
+DEPTHWISE = ("native", "polyphase", "cpu", "cuda", "cuda-pair", "triton", "cudnn", "aten")
+# Of these what is for CUDA devices. A CPU can try the first three, emulated: right, and not to be timed.
+CUDA_DEPTHWISE = ("cuda", "cuda-pair", "triton", "cudnn", "aten")
 AUTO = "auto"  # of a model's, each by the fastest of them
 ALLOCATORS = ("system", "keep", "tcmalloc", "jemalloc")
 DIRECTIONS = ("forward", "grad_input", "grad_weight")  # the three passes of a conv
