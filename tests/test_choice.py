@@ -196,3 +196,16 @@ def test_a_wrong_kernel_is_refused_before_a_cell_is_timed(monkeypatch: pytest.Mo
     assert isinstance(last, Declined)
     assert last.kind == "wrong_answer"
     assert "depthwise=polyphase is wrong for" in last.message
+
+
+def test_what_the_cpu_emulates_is_never_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though it can serve: it would be timed, and Triton's interpreter takes minutes."""
+    for word in ("cuda", "triton"):
+        assert IMPLEMENTATIONS[word].why_not("cpu", Geometry(3), torch.float32) is None
+
+        def refuse(*given: object) -> torch.Tensor:
+            raise AssertionError("called")
+
+        monkeypatch.setitem(IMPLEMENTATIONS, word, IMPLEMENTATIONS[word]._replace(forward=refuse))
+    conv = Conv((1, 8, 6, 6), Geometry(3), torch.float32, torch.channels_last)
+    assert fastest(conv).word in ("native", "cpu")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import importlib
 import re
 import shlex
 from pathlib import Path
@@ -93,6 +95,17 @@ def test_the_gates_tables_are_those_of_the_committed_results(monkeypatch: pytest
     page = (ROOT / "docs" / "measurement.md").read_text(encoding="utf-8")
     (results,) = {file.parent for file in (ROOT / "results").glob("*/gate_rules.csv")}
     assert module.filled(page, results) == page, "run experiments/measurement_page.py"
+
+
+def test_the_page_on_cuda_kernels_has_the_tables_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("triton")
+    monkeypatch.syspath_prepend(str(ROOT / "experiments"))
+    module = importlib.import_module("cuda_resources")
+    with (ROOT / "results" / "compiled" / "cuda_resources.csv").open() as file:
+        table = list(csv.DictReader(file))
+    page = (ROOT / "docs" / "cuda_kernels.md").read_text()
+    assert module.filled(page, table) == page, "run experiments/cuda_resources.py --page docs/cuda_kernels.md"
+    assert {row["spilled_bytes"] for row in table} == {"0"}, "the page says that none spills"
 
 
 def test_sweep_files_in_experiments_parse() -> None:

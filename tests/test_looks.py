@@ -258,6 +258,18 @@ def test_the_depthwise_convs_of_the_models_are_found() -> None:
     assert shapes("resnet18", 224) == []
 
 
+def test_what_goes_without_saying_depends_on_the_device() -> None:
+    axes = Axes(None, (), (), ("bf16",), ("channels_last",), DIRECTIONS, ())
+    on_cpu, on_cuda = axes.on("cpu"), axes.on("cuda:0")
+    assert (on_cpu.batch_size, on_cpu.implementations) == (8, ("native", "polyphase", "cpu"))
+    assert (on_cuda.batch_size, on_cuda.implementations) == (
+        64,
+        ("native", "polyphase", "cuda", "triton", "cudnn", "aten"),
+    )
+    asked = axes._replace(batch_size=3, implementations=("aten",))
+    assert asked.on("cuda") == asked.on("cpu") == asked
+
+
 def _shape(model: str, channels: int, px: int, kernel: int, dilation: int, stride: int = 1) -> Shape:
     return Shape(
         model=model, channels=channels, height=px, width=px, kernel_size=kernel, dilation=dilation, stride=stride

@@ -44,7 +44,10 @@ class Axes(NamedTuple):
     def on(self, device: str) -> Axes:
         """With what goes without saying on a device: 64 images on CUDA, else 8; every implementation made for it."""
         cuda = device.startswith("cuda")
-        made = [word for word in DEPTHWISE if (word != "cpu" if cuda else word not in CUDA_DEPTHWISE)]
+        # A pair is no conv alone: with one, cuda-pair is cuda.
+        made = [
+            word for word in DEPTHWISE if (word not in ("cpu", "cuda-pair") if cuda else word not in CUDA_DEPTHWISE)
+        ]
         return self._replace(
             batch_size=self.batch_size or (64 if cuda else 8), implementations=self.implementations or tuple(made)
         )

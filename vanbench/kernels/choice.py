@@ -89,8 +89,9 @@ def _measured(conv: Conv) -> Choice:
     able = [
         word
         for word, each in IMPLEMENTATIONS.items()
-        # What a CPU emulates is not timed, even where it can serve.
+        # What a CPU emulates is not timed, even where it can serve; what is special for pairs is not for a conv alone.
         if (conv.device == "cuda" or word not in CUDA_DEPTHWISE)
+        and each.forward_pair is None
         and each.why_not(conv.device, conv.geometry, conv.dtype) is None
     ]
     if able == ["native"] or 0 in conv.shape:
