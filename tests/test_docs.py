@@ -105,7 +105,8 @@ def test_the_page_on_cuda_kernels_has_the_tables_figures(monkeypatch: pytest.Mon
         table = list(csv.DictReader(file))
     page = (ROOT / "docs" / "cuda_kernels.md").read_text()
     assert module.filled(page, table) == page, "run experiments/cuda_resources.py --page docs/cuda_kernels.md"
-    assert {row["spilled_bytes"] for row in table} == {"0"}, "the page says that none spills"
+    spilled = [(row["architecture"], row["spilled_bytes"]) for row in table if row["spilled_bytes"] != "0"]
+    assert spilled == [("sm_80", "8")], "as the page says"
 
 
 def test_sweep_files_in_experiments_parse() -> None:

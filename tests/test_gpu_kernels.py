@@ -226,7 +226,7 @@ def test_without_a_device_nothing_is_timed(word: str) -> None:
     def call(setting: tuple[int, ...]) -> None:
         raise AssertionError("timed")
 
-    assert tuning.tuned("a name", ((1, 2), (3, 4)), call, torch.device("cpu")) == (1, 2)
+    assert tuning.tuned(("a name",), ((1, 2), (3, 4)), call, torch.device("cpu")) == (1, 2)
 
 
 def test_the_fastest_setting_is_found_and_every_one_compiled(monkeypatch: pytest.MonkeyPatch) -> None:

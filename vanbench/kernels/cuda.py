@@ -170,7 +170,7 @@ def _stencil(x: Tensor, w: Tensor, bias: Tensor | None, dilation: int, *, turned
 
     settings = _STENCIL_ODD if x.shape[1] % 2 else tuple(each for each in _STENCIL if x.shape[1] % each[0] == 0)
     with on_device(x):
-        run(tuned(f"cuda stencil {_slug(x, kernel, dilation)}", settings, run, x.device))
+        run(tuned(("cuda stencil", x.shape, kernel, dilation, x.dtype), settings, run, x.device))
     if target is not out:
         out.copy_(target)
     return out
@@ -233,7 +233,7 @@ def _pair(x: Tensor, w: Tensor, bias: Tensor | None, w2: Tensor, bias2: Tensor |
         plan.start(task)
 
     with on_device(x):
-        run(tuned(f"cuda pair {_slug(x, 7, 3)}", settings, run, x.device))
+        run(tuned(("cuda pair", x.shape, 7, 3, x.dtype), settings, run, x.device))
     if target is not out:
         out.copy_(target)
     return out
@@ -276,7 +276,7 @@ def _weight_sums(g: Tensor, x: Tensor, w: Tensor, dilation: int) -> Tensor:
 
     settings = tuple(each for each in _WEIGHT_SUMS if x.shape[1] % each[0] == 0)
     with on_device(x):
-        return run(tuned(f"cuda weight_sums {_slug(x, kernel, dilation)}", settings, run, x.device)).to(w.dtype)
+        return run(tuned(("cuda weight_sums", x.shape, kernel, dilation, x.dtype), settings, run, x.device)).to(w.dtype)
 
 
 def _up(number: int, step: int) -> int:
@@ -293,10 +293,6 @@ def _packed(x: Tensor) -> Tensor:
 def _countable(shape: torch.Size, tiles: int) -> None:
     if tiles >= _MOST or shape[1:].numel() >= _MOST:
         raise ValueError(f"a map of {tuple(shape)} is too large for depthwise=cuda, which counts pixels in 32 bits")
-
-
-def _slug(x: Tensor, kernel: int, dilation: int) -> str:
-    return f"{'x'.join(map(str, x.shape))} k{kernel} d{dilation} {str(x.dtype).removeprefix('torch.')}"
 
 
 _OPERATORS = operators(

@@ -95,9 +95,9 @@ def _stencil(x: Tensor, w: Tensor, bias: Tensor | None, dilation: int, *, turned
         )
 
     settings = _INTERPRETED_STENCIL if interpreted() else _STENCIL
-    name = f"triton stencil {_slug(x, kernel, dilation)}"
+    about = ("triton stencil", x.shape, kernel, dilation, x.dtype)
     with on_device(x):
-        run(tuned(name, settings, run, x.device))
+        run(tuned(about, settings, run, x.device))
     if target is not out:
         out.copy_(target)
     return out
@@ -131,7 +131,7 @@ def _weight_sums(g: Tensor, x: Tensor, w: Tensor, dilation: int) -> Tensor:
         )
 
     with on_device(x):
-        run(tuned(f"triton weight_sums {_slug(x, kernel, dilation)}", _WEIGHT_SUMS, run, x.device))
+        run(tuned(("triton weight_sums", x.shape, kernel, dilation, x.dtype), _WEIGHT_SUMS, run, x.device))
     # The second stage, in an order of its own that is always the same.
     return parts.sum(dim=0).t().reshape(w.shape).to(w.dtype).contiguous()
 
@@ -139,10 +139,6 @@ def _weight_sums(g: Tensor, x: Tensor, w: Tensor, dilation: int) -> Tensor:
 def _countable(x: Tensor) -> None:
     if x[0].numel() >= _MOST:
         raise ValueError(f"an image of {tuple(x.shape[1:])} is too large for depthwise=triton: {_MOST} values or more")
-
-
-def _slug(x: Tensor, kernel: int, dilation: int) -> str:
-    return f"{'x'.join(map(str, x.shape))} k{kernel} d{dilation} {str(x.dtype).removeprefix('torch.')}"
 
 
 _OPERATORS = operators(

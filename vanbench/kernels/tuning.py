@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ __all__ = ["on_device", "tuned"]
 
 _LAPS = 5
 _CALLS = 8
-_found: dict[tuple[int, str], tuple[int, ...]] = {}
+_found: dict[tuple[int, tuple[Hashable, ...]], tuple[int, ...]] = {}
 
 
 def on_device(x: Tensor) -> contextlib.AbstractContextManager[None]:
@@ -30,23 +30,24 @@ def on_device(x: Tensor) -> contextlib.AbstractContextManager[None]:
 
 
 def tuned(
-    name: str,
+    about: tuple[Hashable, ...],
     settings: Sequence[tuple[int, ...]],
     call: Callable[[tuple[int, ...]], object],
     device: torch.device,
 ) -> tuple[int, ...]:
-    """The fastest of `settings`. name: the kernel, its shape and its type. call: run it with a setting.
+    """The fastest of `settings`. about: the kernel, its shape and its type. call: run it with a setting.
 
     The settings are tried on the device's current stream; its caches are warm, as after the layer before.
     """
     if len(settings) == 1 or device.type != "cuda":
         return settings[0]
-    place = (device.index or 0, name)
+    place = (device.index or 0, about)
     if place not in _found:
         if torch.cuda.is_current_stream_capturing():
             return settings[0]
         with torch.cuda.device(device):
             kept: Kept[tuple[int, ...]] = Kept("tuning", tuple[int, ...], "cuda")
+            name = " ".join(map(str, about))
             known = kept.find(name)
             if known is None or known not in settings:
                 known = _fastest(settings, call)
