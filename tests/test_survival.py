@@ -226,6 +226,7 @@ def test_the_main_job_on_real_models_gives_every_file(tmp_path: Path) -> None:
         "environment.json",
         "results.csv",
         "report.md",
+        "report.html",
         "plots/images_per_s.png",
         "plots/batch.svg",
     ):

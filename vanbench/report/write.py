@@ -17,6 +17,7 @@ from vanbench.report.look import write_folder
 from vanbench.report.selftest_text import write_selftest
 from vanbench.report.table import Row, read_rows, read_text, rows
 from vanbench.report.to_csv import csv_text
+from vanbench.report.to_html import html_page
 from vanbench.report.to_markdown import Heading, heading_of_run, heading_of_table, markdown
 from vanbench.spec.sweep import Sweep
 
@@ -87,6 +88,9 @@ def _write_pages(folder: Path, shown: Sequence[Row], heading: Heading) -> list[P
     paths, figures = save_all(shown, folder / "plots")
     made = [(each.title, f"plots/{each.name}.png") for each in figures if not each.reason]
     missing = [f"No figure “{each.title}”: {each.reason}." for each in figures if each.reason]
-    report = folder / "report.md"
+    report, page = folder / "report.md", folder / "report.html"
     replace_file(report, markdown(shown, heading, made, missing).encode())
-    return [report, *paths]
+    svgs = {path.stem: path.read_text(encoding="utf-8") for path in paths if path.suffix == ".svg"}
+    drawn = [(each.name, each.title, svgs.get(each.name, ""), each.reason) for each in figures]
+    replace_file(page, html_page(shown, heading, drawn).encode())
+    return [report, page, *paths]

@@ -1,0 +1,161 @@
+"""report.html: one file that holds a run's table, plots, warnings and machine, and needs nothing else.
+
+The page is `page.html.jinja`; here is what it is filled with. Every string is escaped there, but for the plots, whose
+text matplotlib has escaped; their ids are made unique, as all of them share one document.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from vanbench.report.columns import COLUMNS, Value
+from vanbench.report.table import Row, labels
+from vanbench.report.to_markdown import Heading, bound_of, figure_of, flag_counts, names_of_flags
+from vanbench.units import memory, seconds
+
+if TYPE_CHECKING:
+    from jinja2 import Template
+
+__all__ = ["Cell", "Figure", "Head", "Line", "alone", "html_page"]
+
+
+class Head(NamedTuple):
+    """A column: name as in the CSV, what it is called, its meaning. extra: hidden until all columns are asked for."""
+
+    name: str
+    called: str
+    meaning: str
+    is_number: bool
+    extra: bool = False
+
+
+class Cell(NamedTuple):
+    """text: for people. sort: what it is ordered by, the raw value; empty where there is none."""
+
+    text: str
+    sort: str
+    is_number: bool = False
+    extra: bool = False
+
+
+class Line(NamedTuple):
+    """A row of the table. anchor: its id in the page."""
+
+    anchor: str
+    name: str
+    status: str
+    cells: list[Cell]
+
+
+class Figure(NamedTuple):
+    """A plot as SVG, and the rows that it is made of, as (anchor, name). reason: why there is none."""
+
+    title: str
+    svg: str
+    rows: list[tuple[str, str]]
+    reason: str = ""
+
+
+# What is shown at first, under these names; every other column of results.csv behind them.
+_SHOWN = {
+    "images_per_s": "images/s",
+    "ratio": "ratio",
+    "median_s": "step",
+    "bound_fraction": "of bound",
+    "peak_bytes": "peak memory",
+    "rounds": "rounds",
+    "flags": "flags",
+    "status": "status",
+    "reason": "reason",
+}
+_FORMATTED: dict[str, Callable[[Row], str]] = {
+    "images_per_s": lambda row: figure_of(row, "images_per_s"),
+    "ratio": lambda row: figure_of(row, "ratio"),
+    "median_s": lambda row: _number(row, "median_s", seconds),
+    "bound_fraction": bound_of,
+    "peak_bytes": lambda row: _number(row, "peak_bytes", memory),
+    "flags": lambda row: ", ".join(names_of_flags(row)),
+}
+
+
+def html_page(rows: Sequence[Row], heading: Heading, figures: Iterable[tuple[str, str, str, str]]) -> str:
+    """The page. figures: (name, title, SVG or empty, why there is none)."""
+    lines = _lines(rows)
+    measured = [(line, row) for line, row in zip(lines, rows, strict=True) if line.status == "measured"]
+    drawn = []
+    for name, title, svg, reason in figures:
+        # A plot that is named after a column is made of the rows that have it.
+        used = [(line.anchor, line.name) for line, row in measured if name not in row or row[name] is not None]
+        drawn.append(Figure(title, alone(svg, name), used, reason))
+    return _template().render(
+        heading=heading,
+        heads=_heads(),
+        # What was measured first; within that the sweep's order.
+        lines=sorted(lines, key=lambda line: ("measured", "failed", "skipped").index(line.status)),
+        figures=drawn,
+        flags=flag_counts(rows),
+        counts={status: sum(line.status == status for line in lines) for status in ("measured", "failed", "skipped")},
+    )
+
+
+def alone(svg: str, name: str) -> str:
+    """An SVG file's drawing for use within a page: without its prologue, its ids with a name before them."""
+    start = svg.find("<svg")
+    if start < 0:
+        return ""
+    word = re.sub(r"[^A-Za-z0-9_-]", "_", name)
+    body = svg[start:]
+    body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
+    body = re.sub(r'\bid="([^"]+)"', rf'id="{word}-\1"', body)
+    body = re.sub(r"url\(#([^)]+)\)", rf"url(#{word}-\1)", body)
+    body = re.sub(r'href="#([^"]+)"', rf'href="#{word}-\1"', body)
+    # As wide as the page allows, and no wider than it was drawn.
+    tag, rest = body.split(">", 1)
+    width = re.search(r' width="([\d.]+[a-z]*)"', tag)
+    limit = f' style="max-width: {width[1]}"' if width else ""
+    return re.sub(r' (width|height)="[^"]*"', "", tag) + limit + ">" + rest
+
+
+def _heads() -> list[Head]:
+    by_name = {column.name: column for column in COLUMNS}
+    shown = [Head(name, called, by_name[name].meaning, by_name[name].kind != "text") for name, called in _SHOWN.items()]
+    rest = [
+        Head(column.name, column.name, column.meaning, column.kind != "text", extra=True)
+        for column in COLUMNS
+        if column.name not in _SHOWN
+    ]
+    return [*shown, *rest]
+
+
+def _lines(rows: Sequence[Row]) -> list[Line]:
+    found = []
+    for place, (name, row) in enumerate(zip(labels(rows), rows, strict=True)):
+        cells = []
+        for head in _heads():
+            value = row[head.name]
+            said = _FORMATTED[head.name](row) if head.name in _FORMATTED else _plain(value)
+            cells.append(Cell(said, "" if value is None else str(value), head.is_number, head.extra))
+        found.append(Line(f"row-{place + 1}", name, str(row["status"]), cells))
+    return found
+
+
+def _number(row: Row, name: str, said: Callable[[float], str]) -> str:
+    value = row[name]
+    return said(float(value)) if isinstance(value, (int, float)) else ""
+
+
+def _plain(value: Value) -> str:
+    return "" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+@cache
+def _template() -> Template:
+    from jinja2 import Environment, StrictUndefined
+
+    source = Path(__file__).with_name("page.html.jinja").read_text(encoding="utf-8")
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    return environment.from_string(source)
