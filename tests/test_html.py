@@ -15,10 +15,11 @@ from builders import make_environment, make_record, make_round, make_sweep
 from vanbench.record.record import Failed
 from vanbench.record.store import Store
 from vanbench.report.columns import COLUMNS
+from vanbench.report.results_page import findings
 from vanbench.report.table import rows
 from vanbench.report.to_html import alone, html_page
 from vanbench.report.to_markdown import heading_of_run
-from vanbench.report.write import write_report
+from vanbench.report.write import redraw, write_report
 
 HOSTILE = 'a:b"><script>alert(1)</script>&lt;'
 FAILED = Failed(kind="exception", message="<img src=x onerror=alert(2)>", rerun="vanbench run --models x")
@@ -134,6 +135,38 @@ def test_a_drawings_ids_are_its_own() -> None:
     )
 
 
+def test_one_page_holds_every_machines_findings_tables_and_plots(run: Path, tmp_path: Path) -> None:
+    for machine in ("one-machine", "other-machine"):
+        folder = tmp_path / machine
+        folder.mkdir()
+        (folder / "environment.json").write_bytes((run / "environment.json").read_bytes())
+        (folder / "speed.csv").write_bytes((run / "results.csv").read_bytes())
+        (folder / "speed-ratio.svg").write_bytes((run / "plots" / "ratio.svg").read_bytes())
+        (folder / "speed_again.csv").write_bytes((run / "results.csv").read_bytes())
+        (folder / "foreign.csv").write_text("a,b\n1,2\n")
+    (tmp_path / "README.md").write_text(
+        "| experiment | finding |\n|---|---|\n| [speed](x) ([table](one-machine/speed.csv)) | `a` is <b> [fast](y) |\n"
+    )
+    (written,) = redraw(tmp_path)
+    assert written == tmp_path / "report.html"
+    page = Page(written.read_text(encoding="utf-8"))
+    assert len(page.ids) == len(set(page.ids))
+    assert {link for link in page.links if link.startswith("#")} <= {f"#{each}" for each in page.ids}
+    said = [text.strip() for tag, text in page.texts if tag in ("p", "h2")]
+    assert said.count("a is <b> fast") == 1
+    assert said.count("speed") == said.count("speed_again") == 2
+    assert "foreign" not in said
+    assert [tag for tag, _ in page.tags].count("figure") == 2
+
+
+def test_the_projects_own_results_make_a_page(tmp_path: Path) -> None:
+    results = Path(__file__).parents[1] / "results"
+    found = findings(results.joinpath("README.md").read_text(encoding="utf-8"))
+    named = {(file.parent.name, file.stem) for file in results.glob("*/*.csv")}
+    assert len(found) > 15
+    assert set(found) <= named
+
+
 # --- in a browser
 
 
@@ -165,13 +198,13 @@ def opened(browser: Any, run: Path) -> Any:
 
 
 def shown(opened: Any) -> list[str]:
-    script = "return [...document.querySelectorAll('#cells tbody tr')].filter(r => !r.hidden).map(r => r.id)"
+    script = "return [...document.querySelectorAll('table.cells tbody tr')].filter(r => !r.hidden).map(r => r.id)"
     found: list[str] = opened.execute_script(script)
     return found
 
 
 def press(opened: Any, called: str) -> Any:
-    button = next(b for b in opened.find_elements("css selector", "#cells thead button") if b.text == called)
+    button = next(b for b in opened.find_elements("css selector", "table.cells thead button") if b.text == called)
     button.click()
     return button.find_element("xpath", "..")
 
@@ -199,7 +232,7 @@ def test_words_choose_rows_and_the_count_is_said(opened: Any) -> None:
 
 
 def test_all_columns_are_shown_if_asked(opened: Any) -> None:
-    extra = opened.find_element("css selector", "#cells thead th.extra")
+    extra = opened.find_element("css selector", "table.cells thead th.extra")
     assert not extra.is_displayed()
     opened.find_element("id", "all").click()
     assert extra.is_displayed()

@@ -7,6 +7,7 @@ text matplotlib has escaped; their ids are made unique, as all of them share one
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from pathlib import Path
@@ -20,7 +21,7 @@ from vanbench.units import memory, seconds
 if TYPE_CHECKING:
     from jinja2 import Template
 
-__all__ = ["Cell", "Figure", "Head", "Line", "alone", "html_page"]
+__all__ = ["Cell", "Figure", "Head", "Line", "Section", "alone", "html_page", "rendered", "section"]
 
 
 class Head(NamedTuple):
@@ -60,6 +61,21 @@ class Figure(NamedTuple):
     reason: str = ""
 
 
+class Section(NamedTuple):
+    """A part of a page: what was found, a table and its plots. counted: its cells by status, in words."""
+
+    anchor: str
+    title: str
+    findings: list[str]
+    lines: list[Line]
+    counted: str
+    figures: list[Figure]
+
+
+# (name, title, SVG or empty, why there is none)
+Plot = tuple[str, str, str, str]
+
+_STATUSES = ("measured", "failed", "skipped")
 # What is shown at first, under these names; every other column of results.csv behind them.
 _SHOWN = {
     "images_per_s": "images/s",
@@ -82,24 +98,40 @@ _FORMATTED: dict[str, Callable[[Row], str]] = {
 }
 
 
-def html_page(rows: Sequence[Row], heading: Heading, figures: Iterable[tuple[str, str, str, str]]) -> str:
-    """The page. figures: (name, title, SVG or empty, why there is none)."""
-    lines = _lines(rows)
+def html_page(rows: Sequence[Row], heading: Heading, figures: Iterable[Plot]) -> str:
+    """The page of one run."""
+    whole = section("The table and its plots", rows, figures, "row")
+    return rendered(heading.title, heading.question, [whole], [heading.facts], flag_counts(rows))
+
+
+def section(
+    title: str, rows: Sequence[Row], figures: Iterable[Plot], anchor: str, findings: Sequence[str] = ()
+) -> Section:
+    """A table with its plots. anchor: what the ids in it begin with, its own among a page's."""
+    lines = _lines(rows, anchor)
     measured = [(line, row) for line, row in zip(lines, rows, strict=True) if line.status == "measured"]
     drawn = []
-    for name, title, svg, reason in figures:
+    for name, plotted, svg, reason in figures:
         # A plot that is named after a column is made of the rows that have it.
         used = [(line.anchor, line.name) for line, row in measured if name not in row or row[name] is not None]
-        drawn.append(Figure(title, alone(svg, name), used, reason))
-    return _template().render(
-        heading=heading,
-        heads=_heads(),
-        # What was measured first; within that the sweep's order.
-        lines=sorted(lines, key=lambda line: ("measured", "failed", "skipped").index(line.status)),
-        figures=drawn,
-        flags=flag_counts(rows),
-        counts={status: sum(line.status == status for line in lines) for status in ("measured", "failed", "skipped")},
-    )
+        drawn.append(Figure(plotted, alone(svg, f"{anchor}-{name}"), used, reason))
+    counts = Counter(line.status for line in lines)
+    counted = ", ".join(f"{counts[status]} {status}" for status in _STATUSES if counts[status])
+    # What was measured first; within that the sweep's order.
+    lines.sort(key=lambda line: _STATUSES.index(line.status))
+    return Section(f"{anchor}-s", title, list(findings), lines, counted, drawn)
+
+
+def rendered(
+    title: str,
+    question: str,
+    sections: Sequence[Section],
+    facts: Sequence[Sequence[tuple[str, str]]],
+    flags: Sequence[tuple[str, int, str]] = (),
+) -> str:
+    """The page as text. facts: of each machine; flags: as `flag_counts` has them."""
+    given = {"title": title, "question": question, "sections": sections, "facts": facts, "flags": flags}
+    return _template().render(given, heads=_heads())
 
 
 def alone(svg: str, name: str) -> str:
@@ -131,7 +163,7 @@ def _heads() -> list[Head]:
     return [*shown, *rest]
 
 
-def _lines(rows: Sequence[Row]) -> list[Line]:
+def _lines(rows: Sequence[Row], anchor: str) -> list[Line]:
     found = []
     for place, (name, row) in enumerate(zip(labels(rows), rows, strict=True)):
         cells = []
@@ -139,7 +171,7 @@ def _lines(rows: Sequence[Row]) -> list[Line]:
             value = row[head.name]
             said = _FORMATTED[head.name](row) if head.name in _FORMATTED else _plain(value)
             cells.append(Cell(said, "" if value is None else str(value), head.is_number, head.extra))
-        found.append(Line(f"row-{place + 1}", name, str(row["status"]), cells))
+        found.append(Line(f"{anchor}-{place + 1}", name, str(row["status"]), cells))
     return found
 
 

@@ -14,6 +14,7 @@ from vanbench.record.record import Record
 from vanbench.record.store import read_run
 from vanbench.report.gate_files import write_gate
 from vanbench.report.look import write_folder
+from vanbench.report.results_page import is_results, write_results
 from vanbench.report.selftest_text import write_selftest
 from vanbench.report.table import Row, read_rows, read_text, rows
 from vanbench.report.to_csv import csv_text
@@ -50,6 +51,8 @@ def redraw(path: Path) -> list[Path]:
     Raises UserError if the path is neither, or cannot be written.
     """
     if path.is_dir():
+        if is_results(path):
+            return write_results(path)
         kinds = {"sweep.toml": write_report, "gate.json": write_gate, "selftest.json": write_selftest}
         found = next((write for name, write in kinds.items() if (path / name).exists()), write_folder)
         return found(path)
