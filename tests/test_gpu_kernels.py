@@ -120,15 +120,6 @@ def test_a_view_that_begins_within_a_vector_is_right(word: str) -> None:
     check(word, x, w, bias, g, geometry)
 
 
-def test_an_empty_batch_gives_an_empty_map(word: str) -> None:
-    geometry = Geometry(7, 3)
-    x, w, bias, g = tensors((0, 16, 14, 14), geometry, torch.float32)
-    implementation = IMPLEMENTATIONS[word]
-    assert implementation.forward(x, w, bias, geometry).shape == x.shape
-    assert implementation.grad_input(g, x, w, geometry).shape == x.shape
-    assert torch.equal(implementation.grad_weight(g, x, w, geometry), torch.zeros_like(w))
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_gelu_follows_the_conv_if_asked(word: str, dtype: torch.dtype) -> None:
     geometry = Geometry(3)
@@ -148,16 +139,6 @@ def test_what_is_no_number_stays_none(word: str) -> None:
     got = IMPLEMENTATIONS[word].forward(x, torch.ones(4, 1, 3, 3, dtype=torch.bfloat16), None, Geometry(3))
     assert bool(got[0, 3, 1:4, 1:4].isnan().all())
     assert not bool(got[0, :3].isnan().any())
-
-
-@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=str)
-def test_the_memory_format_comes_out_as_it_went_in(word: str, memory_format: torch.memory_format) -> None:
-    geometry = Geometry(3)
-    x, w, bias, g = tensors((1, 8, 4, 4), geometry, torch.float32)
-    x, g = (each.to(memory_format=memory_format) for each in (x, g))
-    implementation = IMPLEMENTATIONS[word]
-    assert implementation.forward(x, w, bias, geometry).is_contiguous(memory_format=memory_format)
-    assert implementation.grad_input(g, x, w, geometry).is_contiguous(memory_format=memory_format)
 
 
 def test_two_runs_give_the_same_bits(word: str) -> None:

@@ -45,9 +45,8 @@ class Axes(NamedTuple):
         """With what goes without saying on a device: 64 images on CUDA, else 8; every implementation made for it."""
         cuda = device.startswith("cuda")
         # A pair is no conv alone: with one, cuda-pair is cuda.
-        made = [
-            word for word in DEPTHWISE if (word not in ("cpu", "cuda-pair") if cuda else word not in CUDA_DEPTHWISE)
-        ]
+        others = ("cpu", "cuda-pair") if cuda else CUDA_DEPTHWISE
+        made = [word for word in DEPTHWISE if word not in others]
         return self._replace(
             batch_size=self.batch_size or (64 if cuda else 8), implementations=self.implementations or tuple(made)
         )

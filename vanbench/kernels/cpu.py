@@ -15,7 +15,7 @@ from torch import Tensor
 
 from vanbench.kernels.compiled import NoCompiler, load
 from vanbench.kernels.geometry import Geometry
-from vanbench.kernels.operators import Passes, memory_format, operators, why_no_geometry
+from vanbench.kernels.operators import memory_format, operators, stencil_passes, why_no_geometry
 
 __all__ = ["forward", "forward_gelu", "grad_input", "grad_weight", "why_not"]
 
@@ -162,11 +162,7 @@ def _up(number: int, step: int) -> int:
 _OPERATORS = operators(
     "cpu",
     ["CPU"],
-    Passes(
-        forward=lambda x, w, bias, dilation, gelu: _stencil(x, w, bias, dilation, turned=False, gelu=gelu),
-        grad_input=lambda g, w, dilation: _stencil(g, w, None, dilation, turned=True, gelu=False),
-        grad_weight=_weight_sums,
-    ),
+    stencil_passes(_stencil, _weight_sums),
     tuple(_KINDS),
 )
 forward, forward_gelu = _OPERATORS.forward, _OPERATORS.forward_gelu

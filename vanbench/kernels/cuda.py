@@ -19,7 +19,7 @@ from torch import Tensor
 from vanbench.kernels.compiled import NoCompiler, load
 from vanbench.kernels.geometry import Geometry
 from vanbench.kernels.nvrtc import CannotCompile, architecture_of, compile_image, launcher
-from vanbench.kernels.operators import Passes, inference_operator, memory_format, operators, why_no_geometry
+from vanbench.kernels.operators import inference_operator, memory_format, operators, stencil_passes, why_no_geometry
 from vanbench.kernels.tuning import on_device, tuned
 
 __all__ = [
@@ -298,11 +298,7 @@ def _countable(shape: torch.Size, tiles: int) -> None:
 _OPERATORS = operators(
     "cuda",
     ["CUDA", "CPU"],
-    Passes(
-        forward=lambda x, w, bias, dilation, gelu: _stencil(x, w, bias, dilation, turned=False, gelu=gelu),
-        grad_input=lambda g, w, dilation: _stencil(g, w, None, dilation, turned=True, gelu=False),
-        grad_weight=_weight_sums,
-    ),
+    stencil_passes(_stencil, _weight_sums),
     tuple(_KINDS),
 )
 forward, forward_gelu = _OPERATORS.forward, _OPERATORS.forward_gelu

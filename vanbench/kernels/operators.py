@@ -23,6 +23,7 @@ __all__ = [
     "memory_format",
     "operators",
     "override",
+    "stencil_passes",
     "why_no_geometry",
 ]
 
@@ -40,6 +41,18 @@ class Passes(NamedTuple):
     forward: Callable[[Tensor, Tensor, Tensor | None, int, bool], Tensor]
     grad_input: Callable[[Tensor, Tensor, int], Tensor]
     grad_weight: Callable[[Tensor, Tensor, Tensor, int], Tensor]
+
+
+def stencil_passes(stencil: Callable[..., Tensor], weight_sums: Callable[..., Tensor]) -> Passes:
+    """Of a kernel whose input gradient is its forward pass with the taps in opposite order.
+
+    stencil(x, w, bias, dilation, turned=, gelu=); weight_sums(g, x, w, dilation).
+    """
+    return Passes(
+        forward=lambda x, w, bias, dilation, gelu: stencil(x, w, bias, dilation, turned=False, gelu=gelu),
+        grad_input=lambda g, w, dilation: stencil(g, w, None, dilation, turned=True, gelu=False),
+        grad_weight=weight_sums,
+    )
 
 
 class Operators(NamedTuple):
@@ -119,7 +132,7 @@ def operators(
     for suffix, fake in (("", _like_first), ("_grad_input", _like_first), ("_grad_weight", _like_weight)):
         torch.library.register_fake(f"{_NAMESPACE}::{name}{suffix}", fake)
     _define_gradients(name)
-    return _calls(name, gelu)
+    return _calls(name)
 
 
 def inference_operator(name: str, arguments: str, keys: Sequence[str], function: Callable[..., Tensor]) -> Any:
@@ -141,7 +154,7 @@ def override(name: str, function: Callable[..., Tensor], key: str) -> None:
     _LIBRARY.impl(name, function, key, allow_override=True)
 
 
-def _calls(name: str, gelu: bool) -> Operators:
+def _calls(name: str) -> Operators:
     whole, of_input, of_weight = (
         getattr(torch.ops.vanbench, name + suffix).default for suffix in ("", "_grad_input", "_grad_weight")
     )

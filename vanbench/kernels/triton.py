@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from vanbench.kernels.geometry import Geometry
-from vanbench.kernels.operators import Passes, memory_format, operators, why_no_geometry
+from vanbench.kernels.operators import memory_format, operators, stencil_passes, why_no_geometry
 from vanbench.kernels.tuning import on_device, tuned
 
 __all__ = ["forward", "forward_gelu", "grad_input", "grad_weight", "interpreted", "why_not"]
@@ -144,11 +144,7 @@ def _countable(x: Tensor) -> None:
 _OPERATORS = operators(
     "triton",
     ["CUDA", "CPU"],
-    Passes(
-        forward=lambda x, w, bias, dilation, gelu: _stencil(x, w, bias, dilation, turned=False, gelu=gelu),
-        grad_input=lambda g, w, dilation: _stencil(g, w, None, dilation, turned=True, gelu=False),
-        grad_weight=_weight_sums,
-    ),
+    stencil_passes(_stencil, _weight_sums),
     _DTYPES,
 )
 forward, forward_gelu = _OPERATORS.forward, _OPERATORS.forward_gelu
