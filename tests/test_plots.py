@@ -15,13 +15,14 @@ from builders import make_environment, make_record, make_round, make_sweep
 from vanbench.errors import UserError
 from vanbench.record.record import Failed, Outcome, Record, Skipped
 from vanbench.record.store import Store
-from vanbench.report.plots import save_all
+from vanbench.report.drawing import save
+from vanbench.report.plots import draw
 from vanbench.report.table import Row, rows
 from vanbench.report.write import redraw, write_report
 from vanbench.spec.cell import Cell
 from vanbench.spec.names import KNOWN
 
-KINDS = ["images_per_s", "ratio", "batch", "latency", "accuracy", "memory"]
+KINDS = ["images_per_s", "ratio", "batch", "latency", "order", "bound", "accuracy", "memory"]
 FAILED = Failed(kind="exception", message="no", rerun="vanbench run")
 
 
@@ -44,8 +45,15 @@ def _table(models: list[str], failed: Callable[[int], bool] = lambda _: False, *
     return rows(sweep, make_environment(), records)
 
 
+def _bounded(table: list[Row]) -> list[Row]:
+    """With a bound for each cell, as with ceilings, twice to ten times what it reached."""
+    for i, row in enumerate(table):
+        row["bound_images_per_s"] = float(str(row["images_per_s"])) * (2 + i % 9)
+    return table
+
+
 def _draw(table: list[Row], folder: Path) -> tuple[dict[str, Path], dict[str, str]]:
-    paths, figures = save_all(table, folder)
+    paths, figures = save(draw(table), folder)
     return {path.name: path for path in paths}, {each.name: each.reason for each in figures if each.reason}
 
 
@@ -54,9 +62,10 @@ def _words(svg: Path) -> list[str]:
     return ["".join(element.itertext()).strip() for element in tree.iter() if element.tag.endswith("}text")]
 
 
-def test_every_figure_of_two_models_is_made_with_ink_and_searchable_text(tmp_path: Path) -> None:
-    table = _table(["van_b0", "convnext_tiny"], batch_size=(1, 8), memory_format=("contiguous", "channels_last"))
-    files, missing = _draw(table, tmp_path)
+def test_every_figure_of_three_models_is_made_with_ink_and_searchable_text(tmp_path: Path) -> None:
+    models = ["van_b0", "convnext_tiny", "resnet50"]
+    table = _table(models, batch_size=(1, 8), memory_format=("contiguous", "channels_last"))
+    files, missing = _draw(_bounded(table), tmp_path)
     assert missing == {}
     assert sorted(files) == sorted(f"{kind}.{suffix}" for kind in KINDS for suffix in ("png", "svg"))
     for name, path in files.items():
@@ -72,15 +81,18 @@ def test_every_figure_of_two_models_is_made_with_ink_and_searchable_text(tmp_pat
             assert "Example CPU · torch 2.15.0 · vanbench 0.1.0 · 2026-01-02" in words
             assert "van_b0" in words
             assert "convnext_tiny" in words
+            assert "resnet50" in words
 
 
 def test_axes_say_their_unit_and_ratios_mark_their_reference(tmp_path: Path) -> None:
-    files, _ = _draw(_table(["van_b0", "resnet18"], batch_size=(1, 8)), tmp_path)
+    files, _ = _draw(_bounded(_table(["van_b0", "resnet18", "resnet50"], batch_size=(1, 8))), tmp_path)
     for name, unit in (
         ("images_per_s.svg", "images/s"),
         ("ratio.svg", "ratio to the reference"),
         ("batch.svg", "batch size (images)"),
         ("latency.svg", "time of a step (ms)"),
+        ("order.svg", "images/s over the fastest model's"),
+        ("bound.svg", "images/s that the ceilings allow"),
         ("accuracy.svg", "published top-1 (%)"),
         ("memory.svg", "peak memory (MiB)"),
     ):
@@ -101,9 +113,9 @@ def test_twenty_models_with_gaps_are_all_named(tmp_path: Path) -> None:
     models = [*list(KNOWN)[:6], *list(KNOWN)[7:19], "swin_tiny_patch4_window7_224", "my.code:Net"]
     table = _table(models, lambda i: i in (3, 4, 11), batch_size=(8,), memory_format=("contiguous", "channels_last"))
     files, missing = _draw(table, tmp_path)
-    assert sorted(missing) == ["batch", "latency"]
-    words = _words(files["images_per_s.svg"])
-    assert set(models) <= set(words)
+    assert sorted(missing) == ["batch", "bound", "latency"]
+    for figure in ("images_per_s.svg", "order.svg"):
+        assert set(models) <= set(_words(files[figure])), figure
     named = [word for word in _words(files["accuracy.svg"]) if word in KNOWN]
     assert sorted(named) == sorted(name for name in models if name in KNOWN and KNOWN[name].top1 is not None)
 
@@ -117,7 +129,7 @@ def test_a_model_without_any_figure_keeps_its_place_and_says_so(tmp_path: Path) 
 
 def test_one_model_has_no_ratio_and_no_batch_axis_and_says_why(tmp_path: Path) -> None:
     files, missing = _draw(_table(["van_b0"], batch_size=(8,)), tmp_path)
-    assert sorted(missing) == ["batch", "latency", "ratio"]
+    assert sorted(missing) == ["batch", "bound", "latency", "order", "ratio"]
     assert missing["ratio"] == "nothing was measured beside a reference"
     assert {name.split(".")[0] for name in files} == {"images_per_s", "accuracy", "memory"}
 
@@ -131,16 +143,17 @@ def test_where_nothing_was_measured_nothing_is_drawn_and_old_figures_go(tmp_path
     assert files == {}
     assert sorted(missing) == sorted(KINDS)
     assert list(tmp_path.iterdir()) == []
-    assert save_all([], tmp_path) == ([], [])
+    assert save(draw([]), tmp_path) == ([], [])
 
 
 def test_hostile_names_are_drawn_as_they_stand(tmp_path: Path) -> None:
     names = ["$x_1^2$", "_hidden", '<b>&"', "%d {} \\frac", "a" * 90, "日本:net"]
     files, _ = _draw(_table(names, batch_size=(1, 8)), tmp_path)
-    for figure in ("images_per_s.svg", "batch.svg"):
+    for figure in ("images_per_s.svg", "batch.svg", "order.svg"):
         words = _words(files[figure])
         assert {"$x_1^2$", "_hidden", '<b>&"', "日本:net"} <= set(words), figure
-        assert max(map(len, words)) < 140
+        # A footnote is the longest line.
+        assert max(map(len, words)) < 150
         assert any(re.fullmatch("a+…a+", word) for word in words)
 
 
@@ -189,4 +202,23 @@ def test_a_bare_csv_is_redrawn_beside_itself(tmp_path: Path) -> None:
 def test_a_place_where_no_folder_can_be_made_is_the_users_mistake(tmp_path: Path) -> None:
     (tmp_path / "plots").write_bytes(b"a file")
     with pytest.raises(UserError, match="cannot make"):
-        save_all(_table(["van_b0"]), tmp_path / "plots")
+        save(draw(_table(["van_b0"])), tmp_path / "plots")
+
+
+def test_models_that_change_places_are_joined_and_the_order_says_where(tmp_path: Path) -> None:
+    table = _table(["van_b0", "resnet18", "resnet50"], batch_size=(8,), precision=("fp32", "bf16"))
+    files, _ = _draw(table, tmp_path)
+    words = _words(files["order.svg"])
+    assert {"fp32", "bf16"} <= set(words)
+    assert not any(word.startswith("batch") for word in words), "all have the same"
+    # A configuration that one model alone has is no order.
+    alone = [row for row in table if row["precision"] == "fp32" or row["model"] == "van_b0"]
+    _, missing = _draw(alone, tmp_path)
+    assert missing["order"] == "fewer than two configurations were measured"
+
+
+def test_the_roof_of_a_run_is_drawn_where_there_are_ceilings(tmp_path: Path) -> None:
+    files, _ = _draw(_bounded(_table(["van_b0"], batch_size=(8,))), tmp_path)
+    words = _words(files["bound.svg"])
+    assert "images/s that the ceilings allow" in words
+    assert not any("batch size" in word for word in words), "one batch needs no number at its point"

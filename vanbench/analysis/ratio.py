@@ -20,8 +20,10 @@ __all__ = [
     "STATISTIC",
     "STATISTICS",
     "Estimate",
+    "log_half_width",
     "log_ratios",
     "middle_half",
+    "quotient",
     "rate",
     "ratio",
     "relative_half_width",
@@ -117,6 +119,28 @@ def relative_half_width(estimate: Estimate | None) -> float | None:
     if estimate is None or estimate.low is None or estimate.high is None:
         return None
     return (estimate.high - estimate.low) / (2 * estimate.value)
+
+
+def quotient(one: Estimate, other: Estimate) -> Estimate:
+    """One figure over another; on the log scale their half-widths are added in quadrature.
+
+    Right for figures that are independent, too wide for two ratios to one reference, whose noise they share. Without
+    an interval where either has none.
+    """
+    value = one.value / other.value
+    halves = [log_half_width(each) for each in (one, other)]
+    if halves[0] is None or halves[1] is None:
+        return Estimate(value)
+    # What exp can hold; such an interval says "anything".
+    half = min(math.hypot(halves[0], halves[1]), 300.0)
+    return Estimate(value, value * math.exp(-half), value * math.exp(half))
+
+
+def log_half_width(estimate: Estimate) -> float | None:
+    """Half of the interval's width on the log scale; None without an interval, or with one that begins at 0."""
+    if not estimate.low or estimate.high is None:
+        return None
+    return math.log(estimate.high / estimate.low) / 2
 
 
 def welch_half_width(base: Sequence[float], head: Sequence[float], level: float = 0.95) -> float:

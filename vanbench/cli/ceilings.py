@@ -34,7 +34,8 @@ def ceilings(
     from vanbench.execute.run import default_place
     from vanbench.record.ceilings import Book, remember
     from vanbench.record.folder import make_folder
-    from vanbench.report.look import ceilings_lines, write_folder
+    from vanbench.report.ceilings_text import ceilings_lines
+    from vanbench.report.look import write_folder
     from vanbench.spec.sweep import parse_sweep
 
     parse_sweep({"axes": {"models": "van_b0"}}, {"device": device})  # the word is checked before a worker starts

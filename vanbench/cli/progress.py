@@ -112,5 +112,5 @@ def _conclude(finished: Finished, *, quiet: bool, as_json: bool) -> int:
             console.print(line, markup=False, soft_wrap=True)
         if not read.book.entries:
             console.print(NO_CEILINGS, markup=False, soft_wrap=True)
-        console.print(f"{finished.path}: results.csv, report.md, plots/", markup=False, soft_wrap=True)
+        console.print(f"{finished.path}: results.csv, report.html, report.md, plots/", markup=False, soft_wrap=True)
     return 1 if any(isinstance(record.outcome, Failed) for record in finished.records) else 0

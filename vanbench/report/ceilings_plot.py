@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from vanbench.record.ceilings import Ceiling, Ceilings, Stream
+from vanbench.record.ceilings import Book, Ceiling, Ceilings, Stream
 from vanbench.report.drawing import FAINT, GREY, MARKERS, Drawn, drawing, number_axis, one_line, padded, page
 from vanbench.report.op_cases import whose
 from vanbench.units import memory, significant
@@ -15,11 +15,19 @@ from vanbench.units import seconds as seconds_text
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["draw_ceilings"]
+__all__ = ["ceilings_figures", "draw_ceilings"]
 
 _STREAM_COLOURS = {"read": "#0072B2", "copy": "#D55E00", "add": "#009E73", "triad": "#CC79A7", "update": "#E69F00"}
 _UNIT_COLOURS = {"matrix": "#0072B2", "vector": "#E69F00"}
 _SPARE_COLOURS = ("#56B4E9", "#E69F00", "#000000")
+
+
+def ceilings_figures(book: Book) -> Iterator[Drawn]:
+    """One for each number of threads that roofs were measured with."""
+    several = len(book.entries) > 1
+    for entry in book.entries:
+        drawn = draw_ceilings(entry)
+        yield drawn._replace(name=f"{drawn.name}-{entry.threads}") if several else drawn
 
 
 def draw_ceilings(entry: Ceilings) -> Drawn:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from vanbench.analysis.ratio import Estimate, welch_half_width
+from vanbench.analysis.ratio import Estimate, log_half_width, welch_half_width
 from vanbench.errors import UserError
 from vanbench.record.measurement import Round
 from vanbench.report.columns import Column, Value
@@ -123,7 +123,7 @@ def _log_rates(rounds: Sequence[Round]) -> list[float]:
 
 def _log_half_width(row: Row | None) -> float | None:
     low, high = (_number(row, f"images_per_s_{end}") for end in ("low", "high"))
-    return math.log(high / low) / 2 if low and high and high >= low else None
+    return log_half_width(Estimate(0.0, low, high)) if low and high and high >= low else None
 
 
 def is_measured(row: Row | None) -> bool:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from vanbench.record.ceilings import Book, Ceilings
+from vanbench.record.ceilings import Ceilings
 from vanbench.record.environment import Environment
 from vanbench.record.files import replace_file
 from vanbench.record.folder import Folder, read_folder
+from vanbench.report.ceilings_text import ceilings_parts
 from vanbench.report.depthwise_columns import DEPTHWISE_COLUMNS, depthwise_rows
 from vanbench.report.drawing import Drawn, save
 from vanbench.report.op_tables import OFF, Group, Step, first_break, groups, kinds, steps
@@ -16,10 +17,9 @@ from vanbench.report.ops_columns import OPS_COLUMNS, op_rows
 from vanbench.report.table import Row
 from vanbench.report.to_csv import csv_text
 from vanbench.report.to_markdown import escaped, markdown_table
-from vanbench.units import memory, percent, seconds, significant
+from vanbench.units import percent, seconds, significant
 
 __all__ = [
-    "ceilings_lines",
     "class_lines",
     "depthwise_table",
     "op_figures",
@@ -67,9 +67,11 @@ def write_folder(path: Path, *, plots: bool = True) -> list[Path]:
 
             figures += draw_depthwise(table)
     for entry in folder.book.entries:
-        parts += [f"## Ceilings, {entry.threads} thread{'s' if entry.threads != 1 else ''}", *_ceilings_parts(entry)]
+        parts += [f"## Ceilings, {entry.threads} thread{'s' if entry.threads != 1 else ''}", *ceilings_parts(entry)]
     if plots:
-        figures += _ceilings_figures(folder.book)
+        from vanbench.report.ceilings_plot import ceilings_figures
+
+        figures += ceilings_figures(folder.book)
         paths, shown = save(figures, path / "plots")
         written += paths
         made = [f"![{escaped(each.title)}](plots/{each.name}.png)" for each in shown if not each.reason]
@@ -103,15 +105,6 @@ def _roofs_of(folder: Folder) -> Ceilings | None:
     return next((entry for entry in entries if entry is not None), None)
 
 
-def _ceilings_figures(book: Book) -> Iterable[Drawn]:
-    from vanbench.report.ceilings_plot import draw_ceilings
-
-    several = len(book.entries) > 1
-    for entry in book.entries:
-        drawn = draw_ceilings(entry)
-        yield drawn._replace(name=f"{drawn.name}-{entry.threads}") if several else drawn
-
-
 def _about(environment: Environment) -> str:
     facts = [
         ("date", environment.date),
@@ -120,41 +113,6 @@ def _about(environment: Environment) -> str:
         ("machine key", environment.machine_key),
     ]
     return markdown_table(["", ""], facts)
-
-
-def ceilings_lines(entry: Ceilings) -> list[tuple[str, str, str, str]]:
-    """(roof, best, median of visits, how) of each; streams by size, the fastest kind of each, then updates."""
-    updates = [each for each in entry.streams if each.kind == "update"]
-    others = [each for each in entry.streams if each.kind != "update"]
-    tops = [
-        max((each for each in others if each.bytes == size), key=lambda each: each.ceiling.best)
-        for size in sorted({each.bytes for each in others})
-    ]
-    lines = [
-        (
-            f"{top.kind}, {memory(top.bytes)}",
-            f"{significant(top.ceiling.best / 1e9)} GB/s",
-            f"{significant(top.ceiling.median / 1e9)}",
-            top.ceiling.how,
-        )
-        for top in [*tops, *updates]
-    ]
-    for name, rates in (("matrix", entry.matrix), ("multiply-add", entry.vector)):
-        for word, ceiling in rates.items():
-            best, median = (significant(rate / 1e9) for rate in (ceiling.best, ceiling.median))
-            lines.append((f"{name}, {word}", f"{best} GFLOP/s", median, ceiling.how))
-    if entry.launch is not None:
-        lines.append(("launch", seconds(entry.launch.best), seconds(entry.launch.median), entry.launch.how))
-    return lines
-
-
-def _ceilings_parts(entry: Ceilings) -> list[str]:
-    said = f"Measured {entry.date} in {entry.seconds:.0f} s of visits in random order; the roof is the best visit."
-    if entry.repeated:
-        said += f" Looked at again {entry.repeated}."
-    table = markdown_table(["roof", "best", "median", "how"], ceilings_lines(entry), align="lrrl")
-    notes = "\n".join(f"- {escaped(note)}" for note in entry.notes)
-    return [said, table, entry.convention, *([notes] if notes else [])]
 
 
 def class_lines(step: Step, found: Sequence[Group]) -> list[tuple[str, str, str, str, str]]:

@@ -8,204 +8,59 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING
 
+from vanbench.report.bound_plot import against_the_bound
 from vanbench.report.drawing import (
     FAINT,
     GREY,
-    MARKERS,
     Drawn,
     drawing,
-    family_colours,
     filling,
     grid_shape,
-    key,
-    key_width,
     number,
     number_axis,
     one_line,
     padded,
-    page,
-    save,
 )
+from vanbench.report.order_plot import order_of_models
 from vanbench.report.placement import spread_names
-from vanbench.report.table import Row, differing
+from vanbench.report.scene import (
+    LATENCY,
+    MEMORY,
+    RATE,
+    RATIO,
+    Measure,
+    Scene,
+    ends_of,
+    legend,
+    looks_of,
+    panels,
+    scenes_of,
+    whole,
+)
+from vanbench.report.table import Row
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
-__all__ = ["FIGURES", "Drawn", "draw", "save_all"]
+__all__ = ["FIGURES", "Drawn", "draw"]
 
-_AXES_OF_A_CONFIGURATION = (
-    *("precision", "memory_format", "compile", "form", "depthwise", "allocator"),
-    *("device", "threads"),
-)
 # A range beyond which a linear axis squeezes the slow models into its first tenth.
 _WIDE_RANGE = 12.0
 
 
-@dataclass(frozen=True)
-class _Scene:
-    """The rows of one task and image size, and how their models and configurations look in every panel."""
-
-    rows: Sequence[Row]
-    task: str
-    image_size: int
-    models: list[str]
-    configurations: list[str]
-    colours: dict[str, str]
-    markers: dict[str, str]
-    constant: str
-    caption: str
-
-    @property
-    def batches(self) -> list[int]:
-        return sorted({_whole(row["batch_size"]) for row in self.rows})
-
-    def of(self, **wanted: Any) -> list[Row]:
-        return [row for row in self.rows if all(row[name] == value for name, value in wanted.items())]
-
-
-def _whole(value: Any) -> int:
-    return int(value)
-
-
-# How a configuration's values are called in a legend, where another word than the table's is shorter.
-_SHORT = {
-    "compile": {"off": "eager", "default": "compiled"},
-    "form": {"reference": "reference form"},
-}
-# What all rows have in common and nobody changed needs no word.
-_LEFT_OUT = (None, "off", "native", "system")
-_EXCLUDED = "excluded by the sweep"
-
-
-def _configuration(row: Row, names: Sequence[str]) -> str:
-    words = []
-    for name in names:
-        word = str(row[name] if row[name] is not None else "?")
-        word = _SHORT.get(name, {}).get(word, word)
-        words.append(f"{word} threads" if name == "threads" else word)
-    return ", ".join(words)
-
-
-def _scenes(rows: Sequence[Row]) -> list[_Scene]:
-    # What nobody asked for is in the table, and in no figure.
-    rows = [row for row in rows if not str(row.get("reason") or "").startswith(_EXCLUDED)]
-    varied = differing(rows, _AXES_OF_A_CONFIGURATION)
-    constant = [name for name in _AXES_OF_A_CONFIGURATION if name not in varied]
-    scenes = []
-    for task, image_size in dict.fromkeys((str(row["task"]), _whole(row["image_size"])) for row in rows):
-        mine = [row for row in rows if row["task"] == task and row["image_size"] == image_size]
-        configured = [{**row, "configuration": _configuration(row, varied)} for row in mine]
-        configurations = list(dict.fromkeys(str(row["configuration"]) for row in configured))
-        models = list(dict.fromkeys(str(row["model"]) for row in mine))
-        example = next((row for row in mine if row["status"] == "measured"), mine[0])
-        said = _configuration(example, [name for name in constant if example[name] not in _LEFT_OUT])
-        scenes.append(
-            _Scene(
-                rows=configured,
-                task=task,
-                image_size=image_size,
-                models=models,
-                configurations=configurations,
-                colours=family_colours(models),
-                markers={name: MARKERS[i % len(MARKERS)] for i, name in enumerate(configurations)},
-                constant=said,
-                caption=_caption(example),
-            )
-        )
-    return scenes
-
-
-def _caption(row: Row) -> str:
-    parts = [row["device_name"], f"torch {row['torch_version']}", f"vanbench {row['vanbench_version']}"]
-    date = str(row["date"] or "")[:10]
-    return " · ".join(one_line(str(part), 60) for part in [*parts, date] if part)
-
-
-# --- pieces that these figures are made of ---------------------------------------------------------------------------
-
-
-def _panels(
-    scene: _Scene,
-    title: str,
-    note: str,
-    shape: tuple[int, int],
-    size: tuple[float, float],
-    count: int,
-    keys: Sequence[str] = (),
-    **share: Any,
-) -> tuple[Figure, list[Axes]]:
-    """The page of a scene's panels. keys: labels of a legend to come, for which room is left at the right."""
-    about = " · ".join([scene.task, f"{scene.image_size} px", scene.constant]).strip(" ·")
-    return page(
-        title,
-        about,
-        [note, scene.caption],
-        shape,
-        size,
-        count,
-        room=key_width(keys),
-        least_height=0.17 * len(keys) + 0.4,
-        **share,
-    )
-
-
-def _legend(figure: Figure, beside: Axes, entries: Sequence[tuple[str, str, str, bool]]) -> None:
-    """A legend right of the panel `beside`; entries are (label, marker, colour, filled)."""
-    from matplotlib.lines import Line2D
-
-    handles = [
-        Line2D([], [], linestyle="none", marker=marker, color=colour, markersize=5, **filling(colour, filled))
-        for _, marker, colour, filled in entries
-    ]
-    key(figure, beside, [(entry[0], handle) for entry, handle in zip(entries, handles, strict=True)])
-
-
-def _reference(scene: _Scene) -> str:
+def _reference(scene: Scene) -> str:
     """The reference's model and configuration, if it is the same one in every panel."""
     rows = [row for row in scene.rows if row["ratio"] == 1 and row["ratio_low"] is None]
     names = {", ".join(filter(None, (str(row["model"]), str(row["configuration"])))) for row in rows}
     return one_line(names.pop(), 70) if len(names) == 1 else "one in each panel"
 
 
-class _Measure(NamedTuple):
-    """What a dot stands for: columns of its value and interval, the axis' words, and a factor to its unit."""
-
-    value: str
-    low: str | None
-    high: str | None
-    words: str
-    factor: float = 1.0
-
-    def of(self, row: Row) -> tuple[float, float | None, float | None] | None:
-        """Value and interval in the axis' unit, or None if the row has no figure."""
-        seen = number(row, self.value)
-        if seen is None:
-            return None
-        low, high = (number(row, name) if name else None for name in (self.low, self.high))
-        scaled = [None if each is None else each * self.factor for each in (low, high)]
-        return seen * self.factor, scaled[0], scaled[1]
-
-
-_RATE = _Measure("images_per_s", "images_per_s_low", "images_per_s_high", "images/s")
-_RATIO = _Measure("ratio", "ratio_low", "ratio_high", "ratio to the reference")
-_MEMORY = _Measure("peak_bytes", None, None, "peak memory (MiB)", 2.0**-20)
-_LATENCY = _Measure("median_s", None, "p95_s", "time of a step (ms)", 1e3)
-
-
-def _ends(seen: tuple[float, float | None, float | None]) -> list[float]:
-    return [end for end in seen if end is not None and end > 0]
-
-
 # --- the figures ----------------------------------------------------------------------------------------------------
 
 
-def _dots(scene: _Scene, name: str, title: str, note: str, measure: _Measure, *, ratio: bool = False) -> Drawn:
+def _dots(scene: Scene, name: str, title: str, note: str, measure: Measure, *, ratio: bool = False) -> Drawn:
     """Models down the side, fastest on top; a dot for each configuration; a panel for each batch size."""
     present = [row for row in scene.rows if measure.of(row) is not None]
     if not present:
@@ -223,7 +78,7 @@ def _dots(scene: _Scene, name: str, title: str, note: str, measure: _Measure, *,
     longest = max(len(one_line(model)) for model in models)
     panel = (max(2.7, 4.6 / shape[1] + 0.9) + (0.055 * longest / shape[1]), max(1.05, row_height * len(models) + 0.55))
     keys = scene.configurations if several > 1 else []
-    figure, axes = _panels(scene, title, note, shape, panel, len(scene.batches), keys, sharey=True, sharex=ratio)
+    figure, axes = panels(scene, title, note, shape, panel, len(scene.batches), keys, sharey=True, sharex=ratio)
     spans: list[list[float]] = []
     for axis, batch in zip(axes, scene.batches, strict=True):
         axis.set_title(f"batch {batch}", loc="left")
@@ -237,7 +92,7 @@ def _dots(scene: _Scene, name: str, title: str, note: str, measure: _Measure, *,
                     continue
                 drawn += 1
                 y = place + ((several - 1) / 2 - i) * min(0.8 / several, 0.32)
-                ends += _ends(seen)
+                ends += ends_of(seen)
                 reference = ratio and seen[1] is None and seen[0] == 1
                 _dot(axis, seen, y, scene.colours[model], scene.markers[configuration], filled=not reference)
             if rows and not drawn:
@@ -266,7 +121,7 @@ def _dots(scene: _Scene, name: str, title: str, note: str, measure: _Measure, *,
         # Ratios share one axis over the panels, as they are to be compared across.
         _value_axis(axis, [end for each in spans for end in each] if ratio else ends, ratio=ratio)
     if several > 1:
-        _legend(
+        legend(
             figure, axes[shape[1] - 1], [(each, scene.markers[each], "#333333", True) for each in scene.configurations]
         )
     return Drawn(name, title, figure)
@@ -300,17 +155,17 @@ def _value_axis(axis: Axes, ends: Sequence[float], *, ratio: bool) -> None:
     number_axis(axis.xaxis, ends, logarithmic=logarithmic)
 
 
-def _against_batch(scene: _Scene, name: str, title: str, note: str, measure: _Measure) -> Drawn:
+def _against_batch(scene: Scene, name: str, title: str, note: str, measure: Measure) -> Drawn:
     """A panel for each configuration; points, with a faint dotted line to find the points of one model."""
     present = [row for row in scene.rows if measure.of(row) is not None]
-    batches = sorted({_whole(row["batch_size"]) for row in present})
+    batches = sorted({whole(row["batch_size"]) for row in present})
     if len(batches) < 2:
         return Drawn(name, title, None, "fewer than two batch sizes were measured")
     configurations = [each for each in scene.configurations if any(row["configuration"] == each for row in present)]
     models = [model for model in scene.models if any(row["model"] == model for row in present)]
-    looks = _looks(models, scene)
+    looks = looks_of(models, scene)
     shape = grid_shape(len(configurations))
-    figure, axes = _panels(
+    figure, axes = panels(
         scene,
         title,
         note,
@@ -321,13 +176,13 @@ def _against_batch(scene: _Scene, name: str, title: str, note: str, measure: _Me
         sharex=True,
         sharey=True,
     )
-    ends = [end for row in present if (seen := measure.of(row)) for end in _ends(seen)]
+    ends = [end for row in present if (seen := measure.of(row)) for end in ends_of(seen)]
     for place, (axis, configuration) in enumerate(zip(axes, configurations, strict=True)):
         axis.set_title(textwrap.fill(one_line(configuration, 60), 32), loc="left")
         for i, model in enumerate(models):
             marker, colour, filled = looks[model]
             points = [
-                (_whole(row["batch_size"]), seen)
+                (whole(row["batch_size"]), seen)
                 for row in scene.of(model=model, configuration=configuration)
                 if (seen := measure.of(row)) is not None
             ]
@@ -366,29 +221,17 @@ def _against_batch(scene: _Scene, name: str, title: str, note: str, measure: _Me
             # The last panel of its column, if nothing was drawn below it.
             axis.tick_params(labelbottom=True)
             axis.set_xlabel("batch size (images)")
-    _legend(figure, axes[shape[1] - 1], [(model, *looks[model]) for model in models])
+    legend(figure, axes[shape[1] - 1], [(model, *looks[model]) for model in models])
     return Drawn(name, title, figure)
 
 
-def _looks(models: Sequence[str], scene: _Scene) -> dict[str, tuple[str, str, bool]]:
-    """Marker, colour and filling of each model: the family's colour, a marker of its own within the family."""
-    looks = {}
-    met: dict[str, int] = {}
-    for model in models:
-        index = met.get(scene.colours[model], 0)
-        met[scene.colours[model]] = index + 1
-        marker = MARKERS[index // 2 % len(MARKERS)] if len(models) > 12 else MARKERS[index % len(MARKERS)]
-        looks[model] = (marker, scene.colours[model], index % 2 == 0 if len(models) > 12 else True)
-    return looks
-
-
-def _against_accuracy(scene: _Scene) -> Drawn:
+def _against_accuracy(scene: Scene) -> Drawn:
     """Published accuracy up, images/s to the right: each model's fastest configuration, the others faint behind it."""
     name, title = "accuracy", "Images/s against published ImageNet-1k top-1"
-    present = [row for row in scene.rows if row["top1"] is not None and _RATE.of(row) is not None]
+    present = [row for row in scene.rows if row["top1"] is not None and RATE.of(row) is not None]
     if not present:
         return Drawn(name, title, None, "no measured model has a published figure at this image size")
-    batches = sorted({_whole(row["batch_size"]) for row in present})
+    batches = sorted({whole(row["batch_size"]) for row in present})
     shape = grid_shape(len(batches))
     note = (
         "Accuracy: published, trained on ImageNet-1k alone at 224 px (weights here are random). Bars: 95 % intervals."
@@ -396,7 +239,7 @@ def _against_accuracy(scene: _Scene) -> Drawn:
     if len(scene.configurations) > 1:
         note += " Faint: slower configurations."
     keys = scene.configurations if len(scene.configurations) > 1 else []
-    figure, axes = _panels(scene, title, note, shape, (3.9, 3.7), len(batches), keys, sharey=True)
+    figure, axes = panels(scene, title, note, shape, (3.9, 3.7), len(batches), keys, sharey=True)
     used: dict[str, None] = {}
     for axis, batch in zip(axes, batches, strict=True):
         axis.set_title(f"batch {batch}", loc="left")
@@ -406,11 +249,11 @@ def _against_accuracy(scene: _Scene) -> Drawn:
             rows.sort(key=lambda row: number(row, "images_per_s") or 0.0)
             colour = scene.colours[model]
             for row in rows:
-                seen = _RATE.of(row)
+                seen = RATE.of(row)
                 top1 = number(row, "top1")
                 if seen is None or top1 is None:
                     continue
-                ends += _ends(seen)
+                ends += ends_of(seen)
                 if row is not rows[-1]:
                     axis.scatter([seen[0]], [top1], s=7, color=colour, alpha=0.3, linewidths=0, zorder=1)
                     continue
@@ -438,7 +281,7 @@ def _against_accuracy(scene: _Scene) -> Drawn:
         axis.margins(y=0.12)
         axis.set_xlabel("images/s")
     if keys:
-        _legend(
+        legend(
             figure,
             axes[shape[1] - 1],
             [(each, scene.markers[each], "#333333", True) for each in scene.configurations if each in used],
@@ -452,33 +295,35 @@ def _against_accuracy(scene: _Scene) -> Drawn:
 _INTERVALS = "Bars: 95 % intervals, Student's t over rounds (fresh processes)."
 
 # In the order of the report.
-FIGURES: tuple[Callable[[_Scene], Drawn], ...] = (
-    lambda scene: _dots(scene, "images_per_s", "Images/s by model", _INTERVALS, _RATE),
+FIGURES: tuple[Callable[[Scene], Drawn], ...] = (
+    lambda scene: _dots(scene, "images_per_s", "Images/s by model", _INTERVALS, RATE),
     lambda scene: _dots(
         scene,
         "ratio",
         "Images/s as a ratio to the reference",
         f"{_INTERVALS} Hollow: the reference, {_reference(scene)}.",
-        _RATIO,
+        RATIO,
         ratio=True,
     ),
     lambda scene: _against_batch(
-        scene, "batch", "Images/s against batch size", f"{_INTERVALS} Dotted lines only join a model's points.", _RATE
+        scene, "batch", "Images/s against batch size", f"{_INTERVALS} Dotted lines only join a model's points.", RATE
     ),
     lambda scene: _against_batch(
         scene,
         "latency",
         "Time of a step against batch size",
         "Point: median of single steps; bar: up to the 95th percentile. Dotted lines only join a model's points.",
-        _LATENCY,
+        LATENCY,
     ),
+    order_of_models,
+    against_the_bound,
     _against_accuracy,
     lambda scene: _dots(
         scene,
         "memory",
         "Peak memory by model",
         "CUDA: allocated. CPU: the process's peak over its state before the first step.",
-        _MEMORY,
+        MEMORY,
     ),
 )
 
@@ -488,7 +333,7 @@ def draw(rows: Sequence[Row]) -> Iterator[Drawn]:
 
     One of each kind for every task and image size; with several of those the name says which.
     """
-    scenes = _scenes(rows)
+    scenes = scenes_of(rows)
     for make in FIGURES:
         for scene in scenes:
             with drawing():
@@ -499,12 +344,3 @@ def draw(rows: Sequence[Row]) -> Iterator[Drawn]:
                     title=f"{drawn.title}, {scene.task}, {scene.image_size} px",
                 )
             yield drawn
-
-
-def save_all(rows: Sequence[Row], folder: Path) -> tuple[list[Path], list[Drawn]]:
-    """Draw everything into `folder` (made if need be); the paths written, and every figure with why if there is none.
-
-    Files of figures that can no longer be made are removed, so that no old figure stands beside new numbers.
-    Raises StorageError or UserError if a file cannot be written.
-    """
-    return save(draw(rows), folder)

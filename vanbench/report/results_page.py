@@ -1,22 +1,23 @@
 """One page for all that was kept: every machine's tables, plots and findings, from a folder such as `results/`.
 
-A finding is what the folder's README.md says beside the link to a table: a line `| experiment | finding |`.
+A finding is what the folder's README.md says beside the link to a table.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from vanbench.errors import UserError
+from vanbench.record.ceilings import read_book
 from vanbench.record.environment import Environment
 from vanbench.record.files import replace_file
 from vanbench.record.folder import read_environment
+from vanbench.report.findings import findings
 from vanbench.report.table import Row, read_rows, read_text
-from vanbench.report.to_html import Section, rendered, section
+from vanbench.report.to_html import Section, ceilings_section, rendered, section
 
-__all__ = ["findings", "is_results", "write_results"]
+__all__ = ["is_results", "write_results"]
 
 
 def is_results(path: Path) -> bool:
@@ -26,33 +27,25 @@ def is_results(path: Path) -> bool:
 
 def write_results(path: Path) -> list[Path]:
     """report.html in the folder; the paths written."""
-    found = findings(read_text(path / "README.md"))
+    said = findings(read_text(path / "README.md"))
+    found = {table: finding.plain for finding in said for table in finding.tables}
     sections: list[Section] = []
     facts = []
     for number, file in enumerate(sorted(path.glob("*/environment.json"))):
         facts.append(_facts(read_environment(file.parent)))
         sections += _sections(file.parent, found, f"m{number + 1}")
+        if (file.parent / "ceilings.json").exists():
+            plots = [
+                (svg.stem, f"Measured roofs, {_words(svg, 'ceilings')}", read_text(svg), "")
+                for svg in sorted(file.parent.glob("ceilings*.svg"))
+            ]
+            sections.append(
+                ceilings_section(read_book(file.parent / "ceilings.json"), plots, f"m{number + 1}-ceilings")
+            )
     page = path / "report.html"
     question = "What has been measured, on which machine, and what it says."
     replace_file(page, rendered("Results", question, sections, facts).encode())
     return [page]
-
-
-def findings(text: str) -> dict[tuple[str, str], str]:
-    """(machine, table's name) -> what the README says of it, as plain text."""
-    found: dict[tuple[str, str], str] = {}
-    for line in text.splitlines():
-        parts = [each.strip() for each in re.split(r"(?<!\\)\|", line)]
-        if len(parts) != 4 or parts[0] or parts[3]:
-            continue
-        for machine, name in re.findall(r"\(([^()/]+)/([^()/]+)\.csv\)", parts[1]):
-            found[machine, name] = _plain(parts[2])
-    return found
-
-
-def _plain(text: str) -> str:
-    """Markdown without its links and marks."""
-    return re.sub(r"[`*]", "", re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", text)).replace("\\|", "|")
 
 
 def _sections(folder: Path, found: dict[tuple[str, str], str], anchor: str) -> Iterator[Section]:

@@ -13,6 +13,9 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from vanbench.record.ceilings import NO_BOOK, Book
+from vanbench.report.answers import Answer, answers
+from vanbench.report.ceilings_text import HEAD, ceilings_lines, measured_when
 from vanbench.report.columns import COLUMNS, Value
 from vanbench.report.table import Row, labels
 from vanbench.report.to_markdown import Heading, bound_of, figure_of, flag_counts, names_of_flags
@@ -21,7 +24,18 @@ from vanbench.units import memory, seconds
 if TYPE_CHECKING:
     from jinja2 import Template
 
-__all__ = ["Cell", "Figure", "Head", "Line", "Section", "alone", "html_page", "rendered", "section"]
+__all__ = [
+    "Cell",
+    "Figure",
+    "Head",
+    "Line",
+    "Section",
+    "alone",
+    "ceilings_section",
+    "html_page",
+    "rendered",
+    "section",
+]
 
 
 class Head(NamedTuple):
@@ -62,13 +76,14 @@ class Figure(NamedTuple):
 
 
 class Section(NamedTuple):
-    """A part of a page: what was found, a table and its plots. counted: its cells by status, in words."""
+    """A part of a page: findings, a table, what follows from it, plots. counted: its cells by status, in words."""
 
     anchor: str
     title: str
     findings: list[str]
     lines: list[Line]
     counted: str
+    answers: list[Answer]
     figures: list[Figure]
 
 
@@ -98,10 +113,28 @@ _FORMATTED: dict[str, Callable[[Row], str]] = {
 }
 
 
-def html_page(rows: Sequence[Row], heading: Heading, figures: Iterable[Plot]) -> str:
-    """The page of one run."""
-    whole = section("The table and its plots", rows, figures, "row")
-    return rendered(heading.title, heading.question, [whole], [heading.facts], flag_counts(rows))
+def html_page(rows: Sequence[Row], heading: Heading, figures: Sequence[Plot], book: Book = NO_BOOK) -> str:
+    """The page of one run. book: the ceilings that it is held against; their plots are named `ceilings...`."""
+    roofs = [figure for figure in figures if figure[0].startswith("ceilings")]
+    whole = section("The table and its plots", rows, [each for each in figures if each not in roofs], "row")
+    sections = [whole, *([ceilings_section(book, roofs, "ceilings")] if book.entries else [])]
+    return rendered(heading.title, heading.question, sections, [heading.facts], flag_counts(rows))
+
+
+def ceilings_section(book: Book, figures: Iterable[Plot], anchor: str) -> Section:
+    """The roofs that bounds are made of, and their plots."""
+    said = [
+        Answer(
+            f"With {entry.threads} thread{'s' if entry.threads != 1 else ''}",
+            " ".join([measured_when(entry), entry.convention, *entry.notes]),
+            HEAD,
+            ceilings_lines(entry),
+            "lrrl",
+        )
+        for entry in book.entries
+    ]
+    drawn = [Figure(title, alone(svg, f"{anchor}-{name}"), [], reason) for name, title, svg, reason in figures]
+    return Section(f"{anchor}-s", "The measured ceilings", [], [], "", said, drawn)
 
 
 def section(
@@ -119,7 +152,7 @@ def section(
     counted = ", ".join(f"{counts[status]} {status}" for status in _STATUSES if counts[status])
     # What was measured first; within that the sweep's order.
     lines.sort(key=lambda line: _STATUSES.index(line.status))
-    return Section(f"{anchor}-s", title, list(findings), lines, counted, drawn)
+    return Section(f"{anchor}-s", title, list(findings), lines, counted, answers(rows), drawn)
 
 
 def rendered(

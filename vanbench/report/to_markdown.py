@@ -10,6 +10,7 @@ from typing import NamedTuple
 from vanbench.analysis.flags import remedies
 from vanbench.record.ceilings import NO_BOOK, Book
 from vanbench.record.environment import Environment
+from vanbench.report.answers import answers
 from vanbench.report.table import Row, labels
 from vanbench.spec.sweep import Sweep
 from vanbench.units import duration, memory, percent, quantity, seconds, significant, with_spread
@@ -25,6 +26,7 @@ __all__ = [
     "heading_of_table",
     "markdown",
     "markdown_table",
+    "measured_parts",
     "names_of_flags",
 ]
 
@@ -134,22 +136,13 @@ def flag_counts(rows: Iterable[Row]) -> list[tuple[str, int, str]]:
 
 def markdown(rows: Sequence[Row], heading: Heading, plots: Sequence[tuple[str, str]], missing: Sequence[str]) -> str:
     """The report. plots: (title, path of the image, relative); missing: a line for each figure that was not made."""
-    measured = [row for row in rows if row["status"] == "measured"]
     parts = [f"# {escaped(heading.title)}"]
     if heading.question:
         parts.append(escaped(heading.question))
     parts.append(markdown_table(["", ""], heading.facts))
     parts.append(_summary(rows))
+    parts += measured_parts(rows)
     names = dict(zip(map(id, rows), labels(rows), strict=True))
-    for contest in dict.fromkeys(_contest(row) for row in measured):
-        task, batch_size, image_size = contest
-        parts.append(f"## {task}, batch {batch_size}, {image_size} px")
-        mine = sorted((row for row in measured if _contest(row) == contest), key=_rate, reverse=True)
-        references = dict.fromkeys(str(row["ratio_to"]) for row in mine if row["ratio_to"] is not None)
-        if references:
-            parts.append(f"Ratios are to {', '.join(f'**{escaped(each)}**' for each in references)}.")
-        head = ["cell", "images/s", "ratio", "step", "p95", "of bound", "peak memory", "parameters", "rounds", "flags"]
-        parts.append(markdown_table(head, [_measured_line(row, names[id(row)]) for row in mine], align="lrrrrrrrrl"))
     for status, title in (("failed", "Failed"), ("skipped", "Not measured")):
         mine = [row for row in rows if row["status"] == status]
         if mine:
@@ -163,6 +156,8 @@ def markdown(rows: Sequence[Row], heading: Heading, plots: Sequence[tuple[str, s
         parts.append(
             markdown_table(["flag", "cells", "remedy"], [(name, str(count), text) for name, count, text in counts])
         )
+    for each in answers(rows):
+        parts += [f"## {each.title}", escaped(each.text), markdown_table(each.head, each.lines, align=each.align)]
     if plots:
         parts.append("## Plots")
         parts += [f"![{escaped(title)}]({path})" for title, path in plots]
@@ -170,6 +165,23 @@ def markdown(rows: Sequence[Row], heading: Heading, plots: Sequence[tuple[str, s
         parts.append("\n".join(f"- {escaped(line)}" for line in missing))
     parts += ["## How to read it", _HOW_TO_READ]
     return "\n\n".join(parts) + "\n"
+
+
+def measured_parts(rows: Sequence[Row], mark: str = "##") -> list[str]:
+    """A heading (begun by `mark`) and a table for each task, batch and image size: what was measured, fastest first."""
+    measured = [row for row in rows if row["status"] == "measured"]
+    parts = []
+    names = dict(zip(map(id, rows), labels(rows), strict=True))
+    for contest in dict.fromkeys(_contest(row) for row in measured):
+        task, batch_size, image_size = contest
+        parts.append(f"{mark} {task}, batch {batch_size}, {image_size} px")
+        mine = sorted((row for row in measured if _contest(row) == contest), key=_rate, reverse=True)
+        references = dict.fromkeys(str(row["ratio_to"]) for row in mine if row["ratio_to"] is not None)
+        if references:
+            parts.append(f"Ratios are to {', '.join(f'**{escaped(each)}**' for each in references)}.")
+        head = ["cell", "images/s", "ratio", "step", "p95", "of bound", "peak memory", "parameters", "rounds", "flags"]
+        parts.append(markdown_table(head, [_measured_line(row, names[id(row)]) for row in mine], align="lrrrrrrrrl"))
+    return parts
 
 
 def _contest(row: Row) -> tuple[str, str, str]:

@@ -42,7 +42,7 @@ def write_report(run_path: Path) -> list[Path]:
     run = read_run(run_path)
     table = write_table(run.path, run.sweep, run.environment, run.records, run.book)
     shown = rows(run.sweep, run.environment, run.records, run.book)
-    return [table, *_write_pages(run.path, shown, heading_of_run(run.sweep, run.environment, run.book))]
+    return [table, *_write_pages(run.path, shown, heading_of_run(run.sweep, run.environment, run.book), run.book)]
 
 
 def redraw(path: Path) -> list[Path]:
@@ -85,15 +85,17 @@ def adopt(path: Path, file: Path) -> None:
     save_book(path, Book(entries=mine))
 
 
-def _write_pages(folder: Path, shown: Sequence[Row], heading: Heading) -> list[Path]:
-    from vanbench.report.plots import save_all
+def _write_pages(folder: Path, shown: Sequence[Row], heading: Heading, book: Book = NO_BOOK) -> list[Path]:
+    from vanbench.report.ceilings_plot import ceilings_figures
+    from vanbench.report.drawing import save
+    from vanbench.report.plots import draw
 
-    paths, figures = save_all(shown, folder / "plots")
+    paths, figures = save([*draw(shown), *ceilings_figures(book)], folder / "plots")
     made = [(each.title, f"plots/{each.name}.png") for each in figures if not each.reason]
     missing = [f"No figure “{each.title}”: {each.reason}." for each in figures if each.reason]
     report, page = folder / "report.md", folder / "report.html"
     replace_file(report, markdown(shown, heading, made, missing).encode())
     svgs = {path.stem: path.read_text(encoding="utf-8") for path in paths if path.suffix == ".svg"}
     drawn = [(each.name, each.title, svgs.get(each.name, ""), each.reason) for each in figures]
-    replace_file(page, html_page(shown, heading, drawn).encode())
+    replace_file(page, html_page(shown, heading, drawn, book).encode())
     return [report, page, *paths]
