@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import math
 import random
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from pandas.testing import assert_frame_equal
 from builders import make_environment, make_round
 from hypothesis import given
 from hypothesis import strategies as st
@@ -23,6 +25,7 @@ from vanbench.record.gate import Apart, ArmSeen, Block, GateRecord, Loss, PairRe
 from vanbench.record.measurement import Answer, Disturbance, Round
 from vanbench.report.gate_text import COMMENT_BYTES, gate_markdown, headline
 from vanbench.report.step_summary import append_summary
+from vanbench.report.frames import load_frame
 from vanbench.spec.arm import Arm, Pair, pairs, parse_arm
 from vanbench.spec.cell import Cell
 from vanbench.spec.rules import Rules
@@ -512,6 +515,26 @@ def test_a_record_comes_back_as_it_was_and_nan_is_read_to_be_judged(tmp_path: Pa
     )
     save_gate(tmp_path / "gate.json", broken)
     assert only(read_gate(tmp_path / "gate.json"))[0] is Verdict.INVALID
+
+
+def test_a_records_blocks_are_a_frame_from_folder_file_or_archive(tmp_path: Path) -> None:
+    made = record([*blocks(0.05, 7), block(8, lost=(Loss(role="head", kind="exit", message="no"),))])
+    save_gate(tmp_path / "gate.json", made)
+    (tmp_path / "kept.json.gz").write_bytes(gzip.compress((tmp_path / "gate.json").read_bytes()))
+    frame = load_frame(tmp_path)
+    assert_frame_equal(frame, load_frame(tmp_path / "kept.json.gz"))
+    assert read_gate(tmp_path / "kept.json.gz") == made
+    assert list(frame["block"]) == list(range(1, 9))
+    assert set(frame["pass"]) == {1}
+    assert frame["ratio"][:7].mean() == pytest.approx(1 / 1.05, rel=0.01)
+    assert frame["ratio"].isna()[7]
+    assert frame["broken"][7] == "head: exit: no"
+    # 8 images in a tenth of a second, the head a twentieth longer.
+    assert frame["base_images_per_s"].mean() == pytest.approx(80, rel=0.02)
+    assert frame["head_images_per_s"].mean() == pytest.approx(80 / 1.05, rel=0.02)
+    (tmp_path / "kept.json.gz").write_bytes(b"\x1f\x8b\x08nonsense")
+    with pytest.raises(UserError, match="cannot read|no record"):
+        load_frame(tmp_path / "kept.json.gz")
 
 
 @pytest.mark.parametrize(("text", "words"), [("{", "no record"), ("[]", "no record"), (None, "no such record")])

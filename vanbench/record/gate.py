@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import math
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -136,14 +138,18 @@ def save_gate(path: Path, record: GateRecord) -> None:
 
 
 def read_gate(path: Path) -> GateRecord:
-    """A gate's record. Raises UserError for what is none; a figure that is no number is read as NaN, to be judged."""
+    """A gate's record, of its folder or of a file, which may be gzipped.
+
+    Raises UserError for what is none; a figure that is no number is read as NaN, to be judged.
+    """
     file = path / "gate.json" if path.is_dir() else path
     try:
-        document = json.loads(file.read_text(encoding="utf-8"))
+        content = file.read_bytes()
+        document = json.loads(gzip.decompress(content) if file.suffix == ".gz" else content)
         record = msgspec.convert(_with_nan(document), GateRecord)
     except FileNotFoundError:
         raise UserError(f"no such record of a gate: {file}") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise UserError(f"cannot read {file}: {error}") from None
     except (ValueError, msgspec.ValidationError) as error:
         raise UserError(f"{file} is no record of a gate: {error}") from None

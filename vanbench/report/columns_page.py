@@ -1,9 +1,10 @@
-"""docs/columns.md, made from the three lists of columns. Holds no column."""
+"""docs/columns.md, made from the four lists of columns. Holds no column."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from vanbench.report.blocks_columns import BLOCKS_COLUMNS
 from vanbench.report.columns import COLUMNS, CONTRACT, Column
 from vanbench.report.depthwise_columns import DEPTHWISE_COLUMNS
 from vanbench.report.ops_columns import OPS_COLUMNS
@@ -16,8 +17,8 @@ def document() -> str:
     lines = [
         "# The columns of results.csv, ops.csv and depthwise.csv",
         "",
-        "Made from `columns.py`, `ops_columns.py` and `depthwise_columns.py` in `vanbench/report/`; a test keeps them",
-        "the same. An absent figure is an empty cell, never 0. Numbers are plain decimal in SI units, with at most ten",
+        "Made from `columns.py`, `ops_columns.py`, `depthwise_columns.py` and `blocks_columns.py` in `vanbench/report/`; a",
+        "test keeps them the same. An absent figure is an empty cell, never 0. Numbers are plain decimal in SI units, with at most ten",
         "significant digits.",
         "",
         "## results.csv",
@@ -38,6 +39,12 @@ def document() -> str:
         "From `vanbench depthwise`: a row is a case and an implementation.",
         "",
         *_table(DEPTHWISE_COLUMNS),
+        "",
+        "## The blocks of a gate",
+        "",
+        "From `vanbench.load` of a gate's folder or record: a row is a block. No file of its own.",
+        "",
+        *_table(BLOCKS_COLUMNS),
     ]
     return "\n".join(lines) + "\n"
 

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vanbench.record.folder import read_folder
+from vanbench.record.gate import read_gate
 from vanbench.record.store import read_run
 from vanbench.report import depthwise_columns, ops_columns
+from vanbench.report.blocks_columns import BLOCKS_COLUMNS, block_rows
 from vanbench.report.columns import COLUMNS, Column
 from vanbench.report.look import depthwise_table, ops_table
 from vanbench.report.table import NEEDED, Row, read_rows, read_text, rows
@@ -22,13 +24,16 @@ __all__ = ["load_frame"]
 
 
 def load_frame(path: str | Path) -> pandas.DataFrame:
-    """The table of a run directory, of a folder of `profile` or `depthwise`, or of one of their CSV files.
+    """The table of a run directory, of a folder of `profile` or `depthwise`, or of one of their CSV files; the blocks of
+    a gate's folder or record.
 
     From a directory it is computed from what was measured, from a file read, the same either way. Columns are those of
     docs/columns.md, in order. Text is str, empty where absent; integers are nullable Int64; other numbers are float64,
     NaN where absent, with the ten significant digits of the file. Raises UserError if the path is none of these.
     """
     place = Path(path)
+    if (place / "gate.json").exists() or place.name.endswith((".json", ".json.gz")):
+        return _as_read(block_rows(read_gate(place)), BLOCKS_COLUMNS)
     if not place.is_dir():
         text = read_text(place)
         columns, needed, kind = _which(text)
