@@ -16,9 +16,9 @@ from pathlib import Path
 
 from vanbench.record.ceilings import read_book
 from vanbench.report.ceilings_text import ceilings_lines
+from vanbench.report.class_lines import class_lines
 from vanbench.report.depthwise_columns import DEPTHWISE_COLUMNS
 from vanbench.report.depthwise_columns import NEEDED as DEPTHWISE_NEEDED
-from vanbench.report.look import class_lines
 from vanbench.report.op_tables import Step, groups, kinds, steps
 from vanbench.report.ops_columns import NEEDED as OPS_NEEDED
 from vanbench.report.ops_columns import OPS_COLUMNS

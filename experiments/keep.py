@@ -28,6 +28,7 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("name")
     parser.add_argument("--results", type=Path, default=Path("results"))
+    parser.add_argument("--plots", help="those that answer the question, by the beginnings of their names: ratio,order")
     parser.add_argument("--ceilings", action="store_true", help="replace environment.json and ceilings.json too")
     arguments = parser.parse_args()
     environment = read_environment(arguments.run)
@@ -45,6 +46,8 @@ def main() -> None:
         if plot.stem.startswith("ceilings"):
             if arguments.ceilings or not (folder / plot.name).exists():
                 copies[plot] = folder / plot.name
+            continue
+        if arguments.plots is not None and not plot.stem.startswith(tuple(arguments.plots.split(","))):
             continue
         named = plot.stem.startswith(f"{arguments.name}-")
         copies[plot] = folder / (plot.name if named else f"{arguments.name}-{plot.name}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from vanbench.record.ceilings import Ceiling, Ceilings, Stream
 from vanbench.record.environment import Environment, Hardware, Rest, Software
 from vanbench.record.measurement import Disturbance, Facts, Round
 from vanbench.record.record import Measured, Outcome, Record, Stack
@@ -12,7 +13,7 @@ from vanbench.spec.cell import Cell
 from vanbench.spec.sampling import Sampling
 from vanbench.spec.sweep import Sweep, parse_sweep
 
-__all__ = ["make_environment", "make_facts", "make_record", "make_round", "make_sweep"]
+__all__ = ["make_ceilings", "make_environment", "make_facts", "make_record", "make_round", "make_sweep", "roof"]
 
 
 def make_environment(**changes: Any) -> Environment:
@@ -131,3 +132,31 @@ def make_record(
         facts=facts if facts is not None else (make_facts() if made else None),
         rounds=tuple(made),
     )
+
+
+def roof(best: float) -> Ceiling:
+    return Ceiling(best=best, median=best / 2, low=best / 4, visits=3, how="by hand")
+
+
+def make_ceilings(**changes: Any) -> Ceilings:
+    """100 GB/s up to 1 MiB, 10 GB/s above; matrix 200 GFLOP/s (tf32 800), multiply-adds 50; a launch of 1 µs."""
+    fields: dict[str, Any] = {
+        "machine_key": "k",
+        "device": "cpu",
+        "device_name": "d",
+        "threads": 2,
+        "date": "2026-01-01T00:00:00Z",
+        "seconds": 30.0,
+        "torch_version": "2",
+        "streams": (
+            Stream(kind="read", bytes=1 << 16, ceiling=roof(90e9)),
+            Stream(kind="copy", bytes=1 << 16, ceiling=roof(100e9)),
+            Stream(kind="copy", bytes=1 << 20, ceiling=roof(95e9)),
+            Stream(kind="copy", bytes=1 << 24, ceiling=roof(9e9)),
+            Stream(kind="add", bytes=1 << 28, ceiling=roof(10e9)),
+        ),
+        "matrix": {"fp32": roof(200e9), "tf32": roof(800e9)},
+        "vector": {"fp32": roof(50e9), "bf16": roof(60e9)},
+        "launch": roof(1e-6),
+    }
+    return Ceilings(**{**fields, **changes})

@@ -12,8 +12,7 @@ from pathlib import Path
 import msgspec
 import pytest
 import torch
-from builders import make_environment
-from test_roofline import make_ceilings, roof
+from builders import make_ceilings, make_environment, roof
 
 from vanbench.errors import UserError
 from vanbench.execute.ceilings import book_for

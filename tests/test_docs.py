@@ -55,6 +55,16 @@ def test_every_command_printed_is_one_that_the_command_line_understands(page: Pa
                 assert word.partition("=")[0] in options | {"--help"}, line
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_every_script_and_sweep_that_a_page_runs_is_there(page: Path) -> None:
+    """`my_question` is the reader's."""
+    text = page.read_text()
+    named = re.findall(r"^ {0,4}python3? ([\w/]+\.py)", text, re.MULTILINE)
+    named += re.findall(r"\bvanbench run (experiments/\w+\.toml)", text)
+    for name in named:
+        assert (ROOT / name).exists() or name == "experiments/my_question.toml", name
+
+
 def test_every_experiment_says_what_it_asks_and_how_to_run_it() -> None:
     scripts = sorted((ROOT / "experiments").glob("*.py"))
     assert scripts
@@ -121,15 +131,17 @@ def test_sweep_files_in_experiments_parse() -> None:
 
 
 SWEEPS = sorted((ROOT / "experiments").glob("*.toml"))
-NUMBERS = ("a", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve", "thirteen")
-NUMBERS += ("fourteen", "fifteen", "sixteen", "seventeen", "eighteen")
+NUMBERS = (
+    "a two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen"
+)
+NUMBER_OF = {word: number for number, word in enumerate(NUMBERS.split(), 1)}
 
 
 def stated_s(how_long: str) -> float:
     """Of a header: "five minutes on two CPU cores"."""
     found = re.match(r"(?:under )?(\w+) minutes? on two CPU cores", how_long)
     assert found, how_long
-    return 60.0 * (NUMBERS.index(found[1]) + 1)
+    return 60.0 * NUMBER_OF[found[1]]
 
 
 @pytest.mark.parametrize("file", SWEEPS, ids=lambda file: file.stem)
@@ -150,7 +162,7 @@ def test_every_sweep_states_a_true_duration(file: Path) -> None:
     from vanbench.report.experiment_page import header_of
     from vanbench.spec.sweep import parse_sweep, read_toml
 
-    measured = {}
+    measured: dict[str, float] = {}
     for durations in (ROOT / "results").glob("*2-cores*/durations.csv"):
         with durations.open(newline="") as opened:
             measured |= {line["experiment"]: float(line["seconds"]) for line in csv.DictReader(opened)}

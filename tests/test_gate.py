@@ -11,10 +11,10 @@ from typing import Any
 
 import msgspec
 import pytest
-from pandas.testing import assert_frame_equal
 from builders import make_environment, make_round
 from hypothesis import given
 from hypothesis import strategies as st
+from pandas.testing import assert_frame_equal
 
 from vanbench.analysis.gate import Judgement, decide, detectable, look
 from vanbench.analysis.gate_outcome import outcome, suspects
@@ -23,9 +23,9 @@ from vanbench.analysis.verdict import REACTIONS, Verdict, exit_code, worst
 from vanbench.errors import UserError
 from vanbench.record.gate import Apart, ArmSeen, Block, GateRecord, Loss, PairRecord, Size, read_gate, save_gate
 from vanbench.record.measurement import Answer, Disturbance, Round
+from vanbench.report.frames import load_frame
 from vanbench.report.gate_text import COMMENT_BYTES, gate_markdown, headline
 from vanbench.report.step_summary import append_summary
-from vanbench.report.frames import load_frame
 from vanbench.spec.arm import Arm, Pair, pairs, parse_arm
 from vanbench.spec.cell import Cell
 from vanbench.spec.rules import Rules
@@ -533,7 +533,7 @@ def test_a_records_blocks_are_a_frame_from_folder_file_or_archive(tmp_path: Path
     assert frame["base_images_per_s"].mean() == pytest.approx(80, rel=0.02)
     assert frame["head_images_per_s"].mean() == pytest.approx(80 / 1.05, rel=0.02)
     (tmp_path / "kept.json.gz").write_bytes(b"\x1f\x8b\x08nonsense")
-    with pytest.raises(UserError, match="cannot read|no record"):
+    with pytest.raises(UserError, match=r"cannot read|no record"):
         load_frame(tmp_path / "kept.json.gz")
 
 

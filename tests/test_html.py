@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from builders import make_environment, make_record, make_round, make_sweep
+from builders import make_ceilings, make_environment, make_record, make_round, make_sweep
 
+from vanbench.record.ceilings import Book
 from vanbench.record.record import Failed
 from vanbench.record.store import Store
 from vanbench.report.columns import COLUMNS
@@ -159,6 +160,32 @@ def test_one_page_holds_every_machines_findings_tables_and_plots(run: Path, tmp_
     assert [tag for tag, _ in page.tags].count("figure") == 2
 
 
+def test_what_follows_from_rows_is_on_the_page_and_is_text_too(tmp_path: Path) -> None:
+    sweep = make_sweep(["van_b0", HOSTILE, "resnet18"], batch_size=(8,), memory_format=("contiguous", "channels_last"))
+    table = rows(sweep, make_environment(), [make_record(cell) for cell in sweep.cells()])
+    page = Page(html_page(table, heading_of_run(sweep, make_environment()), []))
+    titles = [text for tag, text in page.texts if tag == "h3"]
+    assert titles == ["What memory format is worth", "Order of the models"]
+    assert page.open == []
+    assert [tag for tag, _ in page.tags].count("script") == 1
+    assert any(text.startswith(HOSTILE) for tag, text in page.texts if tag == "th")
+
+
+def test_the_ceilings_of_a_run_are_a_section_of_their_own() -> None:
+    sweep = make_sweep(["van_b0"], batch_size=(8,))
+    table = rows(sweep, make_environment(), [make_record(sweep.cells()[0])])
+    svg = "<svg><text>GB/s</text></svg>"
+    plots = [("ratio", "Ratios", "<svg></svg>", ""), ("ceilings", "Roofs", svg, "")]
+    text = html_page(table, heading_of_run(sweep, make_environment()), plots, Book(entries=(make_ceilings(),)))
+    page = Page(text)
+    assert [said for tag, said in page.texts if tag == "h2"][:2] == ["The table and its plots", "The measured ceilings"]
+    assert text.index("The measured ceilings") < text.index("GB/s</text>")
+    assert "With 2 threads" in [said for tag, said in page.texts if tag == "h3"]
+    assert any(said == "multiply-add, fp32" for tag, said in page.texts if tag == "th")
+    without = html_page(table, heading_of_run(sweep, make_environment()), [])
+    assert "The measured ceilings" not in without
+
+
 def test_the_projects_own_results_make_a_page(tmp_path: Path) -> None:
     results = Path(__file__).parents[1] / "results"
     found = findings(results.joinpath("README.md").read_text(encoding="utf-8"))
@@ -273,6 +300,33 @@ def test_words_stand_out_from_the_paper(opened: Any, scheme: str) -> None:
     )
     for selector, ink, paper in colours:
         assert contrast(ink, paper) >= 4.5, (selector, ink, paper)
+
+
+def test_the_page_of_all_results_lives_too(browser: Any, tmp_path: Path) -> None:
+    """The project's own results: every table sorts by itself, words choose rows of all of them, nothing complains."""
+    results = tmp_path / "results"
+    shutil.copytree(Path(__file__).parents[1] / "results", results)
+    (page,) = redraw(results)
+    browser.set_window_size(1200, 900)
+    browser.get(page.as_uri())
+    tables = browser.find_elements("css selector", "table.cells")
+    assert len(tables) > 8
+    order = (
+        "return [...document.querySelectorAll('table.cells')].map(t => [...t.tBodies[0].rows].map(r => r.id).join())"
+    )
+    before = browser.execute_script(order)
+    first = tables[0].find_element("css selector", "thead th.number button")
+    browser.execute_script("arguments[0].click(); arguments[0].click()", first)
+    after = browser.execute_script(order)
+    assert after[0] != before[0]
+    assert after[1:] == before[1:]
+    browser.find_element("id", "filter").send_keys("convnext_tiny channels_last")
+    seen = shown(browser)
+    assert 0 < len(seen) < sum(len(each.split(",")) for each in before)
+    hidden = browser.execute_script("return document.querySelectorAll('figure svg text').length")
+    assert hidden > 500, "the plots' words can be searched"
+    assert [entry for entry in browser.get_log("browser") if entry["level"] != "INFO"] == []
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= 1200
 
 
 def contrast(one: str, other: str) -> float:

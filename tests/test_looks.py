@@ -12,9 +12,8 @@ from typing import Any
 import msgspec
 import pytest
 import torch
-from builders import make_environment
+from builders import make_ceilings, make_environment, roof
 from pandas.testing import assert_frame_equal
-from test_roofline import make_ceilings, roof
 
 import vanbench
 from vanbench.cli import main
@@ -26,8 +25,9 @@ from vanbench.record.ceilings import Book, Stream
 from vanbench.record.folder import Lone, make_folder, read_folder, save_lone, save_profiles
 from vanbench.record.ops import Op, Operand
 from vanbench.record.profile import Case, CaseVisit, Profile, ProfiledOp, Shape
+from vanbench.report.class_lines import warnings_of
 from vanbench.report.depthwise_columns import DEPTHWISE_COLUMNS, depthwise_rows, op_of
-from vanbench.report.look import ops_table, warnings_of, write_folder
+from vanbench.report.look import ops_table, write_folder
 from vanbench.report.op_tables import first_break, groups, kinds, steps
 from vanbench.report.ops_columns import OPS_COLUMNS, op_rows
 from vanbench.report.table import read_rows
@@ -420,7 +420,11 @@ def test_what_a_folder_keeps_is_read_back(tmp_path: Path) -> None:
     assert folder.lone == lone
     assert folder.book.entries == (make_ceilings(),)
     written = {path.name for path in write_folder(tmp_path / "f")}
-    assert {"ops.csv", "depthwise.csv", "report.md", "ceilings.png"} <= written
+    assert {"ops.csv", "depthwise.csv", "report.html", "report.md", "ceilings.png"} <= written
+    page = (tmp_path / "f" / "report.html").read_text(encoding="utf-8")
+    for title in ("Operations", "Depthwise convs alone", "The measured ceilings"):
+        assert f">{title}</h2>" in page
+    assert page.count("<svg") == len(list((tmp_path / "f" / "plots").glob("*.svg"))) > 3
 
 
 def test_folders_and_their_tables_load_as_the_same_frame(tmp_path: Path) -> None:
@@ -457,7 +461,7 @@ def test_profile_prints_its_table_and_where_it_lies(in_tmp: Path, capsys: pytest
     assert main([*words, "--memory-format", "contiguous", "--out", "p"]) == 0
     said = capsys.readouterr()
     assert "dense conv" in said.out
-    assert "p: ops.csv, report.md, plots/" in said.out
+    assert "p: ops.csv, report.html, report.md, plots/" in said.out
     assert "no ceilings of this machine" in said.err
     assert main([*words, "--memory-format", "contiguous", "--out", "q", "--json"]) == 0
     assert len(json.loads(capsys.readouterr().out)["rows"]) == 68

@@ -4,38 +4,11 @@ from __future__ import annotations
 
 import msgspec
 import pytest
+from builders import make_ceilings, roof
 
 from vanbench.analysis.roofline import WINOGRAD, bandwidth, bound, least, matrix_rate, missing_roofs, vector_rate
-from vanbench.record.ceilings import Ceiling, Ceilings, Stream
+from vanbench.record.ceilings import Stream
 from vanbench.record.ops import Work
-
-
-def roof(best: float) -> Ceiling:
-    return Ceiling(best=best, median=best / 2, low=best / 4, visits=3, how="by hand")
-
-
-def make_ceilings(**changes: object) -> Ceilings:
-    """100 GB/s up to 1 MiB, 10 GB/s above; matrix 200 GFLOP/s (tf32 800), multiply-adds 50; a launch of 1 µs."""
-    fields: dict[str, object] = {
-        "machine_key": "k",
-        "device": "cpu",
-        "device_name": "d",
-        "threads": 2,
-        "date": "2026-01-01T00:00:00Z",
-        "seconds": 30.0,
-        "torch_version": "2",
-        "streams": (
-            Stream(kind="read", bytes=1 << 16, ceiling=roof(90e9)),
-            Stream(kind="copy", bytes=1 << 16, ceiling=roof(100e9)),
-            Stream(kind="copy", bytes=1 << 20, ceiling=roof(95e9)),
-            Stream(kind="copy", bytes=1 << 24, ceiling=roof(9e9)),
-            Stream(kind="add", bytes=1 << 28, ceiling=roof(10e9)),
-        ),
-        "matrix": {"fp32": roof(200e9), "tf32": roof(800e9)},
-        "vector": {"fp32": roof(50e9), "bf16": roof(60e9)},
-        "launch": roof(1e-6),
-    }
-    return Ceilings(**{**fields, **changes})  # type: ignore[arg-type]
 
 
 def test_bandwidth_is_that_of_the_level_and_never_of_a_slower_one() -> None:

@@ -119,7 +119,7 @@ def test_every_page_is_in_the_sites_contents() -> None:
         """mkdocs' own tags name functions, which are not wanted here."""
 
     Loader.add_multi_constructor("tag:", lambda *_: None)
-    contents = yaml.load((ROOT / "mkdocs.yml").read_text(), Loader)["nav"]  # noqa: S506
+    contents = yaml.load((ROOT / "mkdocs.yml").read_text(), Loader)["nav"]
     listed = set(leaves(contents))
     written = {path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md")}
     assert listed == written | {"findings.md"} | {f"answers/{file.stem}.md" for file in SWEEPS}
@@ -154,4 +154,7 @@ def test_findings_lead_to_pages_and_files_of_the_site(monkeypatch: pytest.Monkey
     text = hooks.findings_page(
         "[a](../experiments/speed.toml) [b](m/speed.csv) [c](../docs/gate.md) [d](../experiments/x.py) [e](m/s.md)\n"
     )
-    assert text == "[a](answers/speed.md) [b](results/m/speed.csv) [c](gate.md) [d](experiments/x.py) [e](results/m/s.md.txt)\n"
+    assert (
+        text
+        == "[a](answers/speed.md) [b](results/m/speed.csv) [c](gate.md) [d](experiments/x.py) [e](results/m/s.md.txt)\n"
+    )

@@ -70,4 +70,4 @@ def ceilings(
                 typer.echo(f"  {name:<{widths[0]}}  {best:>{widths[1]}}  median {median:>{widths[2]}}  {how}")
             for note in entry.notes:
                 typer.echo(f"  ! {note}")
-        typer.echo(f"{place}: ceilings.json, report.md, plots/")
+        typer.echo(f"{place}: ceilings.json, report.html, report.md, plots/")

@@ -113,5 +113,5 @@ def depthwise(
     else:
         counted = {status: sum(row["status"] == status for row in rows) for status in ("measured", "failed", "skipped")}
         typer.echo(", ".join(f"{count} {status}" for status, count in counted.items() if count))
-        typer.echo(f"{path}: depthwise.csv, report.md, plots/")
+        typer.echo(f"{path}: depthwise.csv, report.html, report.md, plots/")
     return 1 if any(row["status"] == "failed" for row in rows) else 0

@@ -91,13 +91,13 @@ def profile(
         typer.echo(str(path))
     else:
         _print(rows)
-        typer.echo(f"{path}: ops.csv, report.md, plots/")
+        typer.echo(f"{path}: ops.csv, report.html, report.md, plots/")
     return 1 if failed else 0
 
 
 def _print(rows: list[dict[str, Any]]) -> None:
     from vanbench import units
-    from vanbench.report.look import class_lines, warnings_of
+    from vanbench.report.class_lines import class_lines, warnings_of
     from vanbench.report.op_tables import groups, steps
 
     for step in steps(rows):

@@ -20,12 +20,11 @@ from vanbench.report.to_csv import csv_text
 if TYPE_CHECKING:
     import pandas
 
-__all__ = ["load_frame"]
+__all__ = ["load_frame", "which_table"]
 
 
 def load_frame(path: str | Path) -> pandas.DataFrame:
-    """The table of a run directory, of a folder of `profile` or `depthwise`, or of one of their CSV files; the blocks of
-    a gate's folder or record.
+    """The table of a run, of a folder of `profile` or `depthwise`, or of one of their CSV files; the blocks of a gate.
 
     From a directory it is computed from what was measured, from a file read, the same either way. Columns are those of
     docs/columns.md, in order. Text is str, empty where absent; integers are nullable Int64; other numbers are float64,
@@ -36,7 +35,7 @@ def load_frame(path: str | Path) -> pandas.DataFrame:
         return _as_read(block_rows(read_gate(place)), BLOCKS_COLUMNS)
     if not place.is_dir():
         text = read_text(place)
-        columns, needed, kind = _which(text)
+        columns, needed, kind = which_table(text)
         return _frame(read_rows(text, str(place), columns, needed, kind), columns)
     if (place / "profiles.json").exists() or (place / "depthwise.json").exists():
         folder = read_folder(place)
@@ -47,7 +46,7 @@ def load_frame(path: str | Path) -> pandas.DataFrame:
     return _as_read(rows(run.sweep, run.environment, run.records, run.book), COLUMNS)
 
 
-def _which(text: str) -> tuple[Sequence[Column], Sequence[str], str]:
+def which_table(text: str) -> tuple[Sequence[Column], Sequence[str], str]:
     """Which table a CSV is, by its header; results.csv where none of the others fits."""
     header = next(csv.reader(text.splitlines()[:1]), [])
     for columns, needed, kind in (

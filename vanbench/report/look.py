@@ -10,21 +10,22 @@ from vanbench.record.environment import Environment
 from vanbench.record.files import replace_file
 from vanbench.record.folder import Folder, read_folder
 from vanbench.report.ceilings_text import ceilings_parts
+from vanbench.report.class_lines import HEAD, class_lines, warnings_of
 from vanbench.report.depthwise_columns import DEPTHWISE_COLUMNS, depthwise_rows
 from vanbench.report.drawing import Drawn, save
-from vanbench.report.op_tables import OFF, Group, Step, first_break, groups, kinds, steps
+from vanbench.report.folder_html import depthwise_section, facts_of, profile_section
+from vanbench.report.op_tables import groups, kinds, steps
 from vanbench.report.ops_columns import OPS_COLUMNS, op_rows
 from vanbench.report.table import Row
 from vanbench.report.to_csv import csv_text
+from vanbench.report.to_html import ceilings_section, rendered
 from vanbench.report.to_markdown import escaped, markdown_table
-from vanbench.units import percent, seconds, significant
+from vanbench.units import percent, seconds
 
 __all__ = [
-    "class_lines",
     "depthwise_table",
     "op_figures",
     "ops_table",
-    "warnings_of",
     "write_folder",
 ]
 
@@ -74,11 +75,29 @@ def write_folder(path: Path, *, plots: bool = True) -> list[Path]:
         figures += ceilings_figures(folder.book)
         paths, shown = save(figures, path / "plots")
         written += paths
+        written.append(_write(path / "report.html", _page(folder, paths, shown)))
         made = [f"![{escaped(each.title)}](plots/{each.name}.png)" for each in shown if not each.reason]
         missing = [f"- No figure “{escaped(each.title)}”: {escaped(each.reason)}." for each in shown if each.reason]
         parts += [*(["## Plots"] if made else []), *made, *(["\n".join(missing)] if missing else [])]
     written.append(_write(path / "report.md", "\n\n".join(parts) + "\n"))
     return written
+
+
+def _page(folder: Folder, paths: Sequence[Path], shown: Sequence[Drawn]) -> str:
+    """report.html, from the plots as they were written."""
+    svgs = {path.stem: path.read_text(encoding="utf-8") for path in paths if path.suffix == ".svg"}
+    drawn = [(each.name, each.title, svgs.get(each.name, ""), each.reason) for each in shown]
+    roofs, convs = ([each for each in drawn if each[0].startswith(word)] for word in ("ceilings", "depthwise"))
+    others = [each for each in drawn if each not in (*roofs, *convs)]
+    sections = []
+    if folder.profiles is not None:
+        failed = [f"Not profiled: {cell}: {reason}" for cell, reason in folder.profiles.failed]
+        sections.append(profile_section("Operations", ops_table(folder), others, "op", failed, ops=True))
+    if folder.lone is not None:
+        sections.append(depthwise_section("Depthwise convs alone", depthwise_table(folder), convs, "case"))
+    if folder.book.entries:
+        sections.append(ceilings_section(folder.book, roofs, "ceilings"))
+    return rendered(folder.path.name, "", sections, [facts_of(folder.environment)])
 
 
 def _write(path: Path, text: str) -> Path:
@@ -115,54 +134,17 @@ def _about(environment: Environment) -> str:
     return markdown_table(["", ""], facts)
 
 
-def class_lines(step: Step, found: Sequence[Group]) -> list[tuple[str, str, str, str, str]]:
-    """(name, operations, ms an image, share of the operations' time, of its roof)."""
-    return [
-        (
-            each.name,
-            str(each.operations),
-            significant(each.seconds / step.batch_size * 1e3),
-            percent(each.share),
-            percent(each.fraction) if each.fraction is not None else "",
-        )
-        for each in found
-    ]
-
-
-def warnings_of(step: Step) -> list[str]:
-    """What a reader of a step's tables must know."""
-    said = []
-    if abs(step.off) > OFF:
-        said.append(
-            f"{step.words}: the operations add up to {seconds(step.total_s)}, {percent(abs(step.off))} "
-            f"{'more' if step.off > 0 else 'less'} than the step without a profiler ({seconds(step.step_s)})"
-        )
-    if step.rows[0]["memory_format"] == "channels_last":
-        broke = first_break(step)
-        if broke is not None:
-            said.append(
-                f"{step.words}: channels_last is lost first at operation {broke['place']}, {broke['op']} "
-                f"({broke['shape_out']}) {'in ' + str(broke['module']) if broke['module'] else 'between modules'}"
-            )
-    unknown = sorted({str(row["op"]) for row in step.rows if row["flops"] is None})
-    if unknown:
-        said.append(f"{step.words}: no formula for {', '.join(unknown)}; their bytes count, and they have no bound")
-    notes = str(step.rows[0]["note"] or "")
-    return said + [f"{step.words}: {note}" for note in notes.split("; ") if note]
-
-
 def _profile_parts(table: Sequence[Row], folder: Folder) -> list[str]:
     parts: list[str] = []
-    head = ["", "operations", "ms an image", "share", "of its roof"]
     for step in steps(table):
         parts += [
             f"## {escaped(step.words)}",
             f"A step takes {seconds(step.step_s)}, its operations together {seconds(step.total_s)}.",
             *(f"- {escaped(line)}" for line in warnings_of(step)),
-            markdown_table(head, class_lines(step, groups(step, "op_class")), align="lrrrr"),
-            markdown_table(head, class_lines(step, groups(step, "stage")), align="lrrrr"),
+            markdown_table(HEAD, class_lines(step, groups(step, "op_class")), align="lrrrr"),
+            markdown_table(HEAD, class_lines(step, groups(step, "stage")), align="lrrrr"),
             "What takes a hundredth of the time or more:",
-            markdown_table(head, class_lines(step, kinds(step)), align="lrrrr"),
+            markdown_table(HEAD, class_lines(step, kinds(step)), align="lrrrr"),
         ]
     failed = folder.profiles.failed if folder.profiles is not None else ()
     if failed:

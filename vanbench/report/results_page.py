@@ -10,11 +10,14 @@ from pathlib import Path
 
 from vanbench.errors import UserError
 from vanbench.record.ceilings import read_book
-from vanbench.record.environment import Environment
 from vanbench.record.files import replace_file
 from vanbench.record.folder import read_environment
+from vanbench.report.depthwise_columns import DEPTHWISE_COLUMNS
 from vanbench.report.findings import findings
-from vanbench.report.table import Row, read_rows, read_text
+from vanbench.report.folder_html import depthwise_section, facts_of, profile_section
+from vanbench.report.frames import which_table
+from vanbench.report.ops_columns import OPS_COLUMNS
+from vanbench.report.table import read_rows, read_text
 from vanbench.report.to_html import Section, ceilings_section, rendered, section
 
 __all__ = ["is_results", "write_results"]
@@ -32,7 +35,7 @@ def write_results(path: Path) -> list[Path]:
     sections: list[Section] = []
     facts = []
     for number, file in enumerate(sorted(path.glob("*/environment.json"))):
-        facts.append(_facts(read_environment(file.parent)))
+        facts.append(facts_of(read_environment(file.parent)))
         sections += _sections(file.parent, found, f"m{number + 1}")
         if (file.parent / "ceilings.json").exists():
             plots = [
@@ -58,31 +61,20 @@ def _sections(folder: Path, found: dict[tuple[str, str], str], anchor: str) -> I
             for svg in sorted(folder.glob(f"{file.stem}-*.svg"))
             if not any(svg.stem.startswith(f"{other}-") for other in longer)
         ]
-        rows = _rows(file)
-        if finding is None and not plots and not rows:
-            continue
-        yield section(file.stem, rows, plots, f"{anchor}-{file.stem}", [finding] if finding else [])
+        said = [finding] if finding else []
+        place = f"{anchor}-{file.stem}"
+        columns, needed, kind = which_table(text := read_text(file))
+        try:
+            rows = read_rows(text, str(file), columns, needed, kind)
+        except UserError:
+            rows = []  # another kind of table: its finding and its plots speak for it
+        if rows and columns is OPS_COLUMNS:
+            yield profile_section(file.stem, rows, plots, place, said, ops=False)
+        elif rows and columns is DEPTHWISE_COLUMNS:
+            yield depthwise_section(file.stem, rows, plots, place, said)
+        elif rows or said or plots:
+            yield section(file.stem, rows, plots, place, said)
 
 
 def _words(svg: Path, name: str) -> str:
     return svg.stem.removeprefix(f"{name}-").replace("_", " ").replace("-", ", ")
-
-
-def _rows(file: Path) -> list[Row]:
-    """Of a results.csv; none of another kind of table."""
-    try:
-        return read_rows(read_text(file), str(file))
-    except UserError:
-        return []
-
-
-def _facts(environment: Environment) -> list[tuple[str, str]]:
-    hardware, software = environment.hardware, environment.software
-    system = f", {hardware.virtualisation}" if hardware.virtualisation else ""
-    return [
-        ("machine", environment.machine),
-        ("device", f"{environment.device}, {environment.device_name}"),
-        ("hardware", f"{hardware.cpu}, {hardware.cores} cores, {hardware.memory_gib} GiB{system}"),
-        ("software", f"vanbench {software.vanbench}, torch {software.torch}, timm {software.timm}"),
-        ("machine key", environment.machine_key),
-    ]

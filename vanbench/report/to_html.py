@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from vanbench.record.ceilings import NO_BOOK, Book
 from vanbench.report.answers import Answer, answers
 from vanbench.report.ceilings_text import HEAD, ceilings_lines, measured_when
-from vanbench.report.columns import COLUMNS, Value
+from vanbench.report.columns import COLUMNS, Column, Value
 from vanbench.report.table import Row, labels
 from vanbench.report.to_markdown import Heading, bound_of, figure_of, flag_counts, names_of_flags
 from vanbench.units import memory, seconds
@@ -28,12 +28,15 @@ __all__ = [
     "Cell",
     "Figure",
     "Head",
+    "Kind",
     "Line",
+    "Plot",
     "Section",
     "alone",
     "ceilings_section",
     "html_page",
     "rendered",
+    "said_of",
     "section",
 ]
 
@@ -75,12 +78,26 @@ class Figure(NamedTuple):
     reason: str = ""
 
 
+class Kind(NamedTuple):
+    """A kind of table: its columns, which are shown at first and what they are called, how some are said for people.
+
+    named: the names of rows. rest: whether columns that are not shown can be asked for.
+    """
+
+    columns: Sequence[Column]
+    shown: Mapping[str, str]
+    formatted: Mapping[str, Callable[[Row], str]]
+    named: Callable[[Sequence[Row]], list[str]]
+    rest: bool = True
+
+
 class Section(NamedTuple):
     """A part of a page: findings, a table, what follows from it, plots. counted: its cells by status, in words."""
 
     anchor: str
     title: str
     findings: list[str]
+    heads: list[Head]
     lines: list[Line]
     counted: str
     answers: list[Answer]
@@ -91,7 +108,6 @@ class Section(NamedTuple):
 Plot = tuple[str, str, str, str]
 
 _STATUSES = ("measured", "failed", "skipped")
-# What is shown at first, under these names; every other column of results.csv behind them.
 _SHOWN = {
     "images_per_s": "images/s",
     "ratio": "ratio",
@@ -103,14 +119,29 @@ _SHOWN = {
     "status": "status",
     "reason": "reason",
 }
+
+
+def said_of(name: str, said: Callable[[float], str]) -> Callable[[Row], str]:
+    """A column of numbers for people; empty where it is."""
+    return lambda row: _number(row, name, said)
+
+
+def _number(row: Row, name: str, said: Callable[[float], str]) -> str:
+    value = row[name]
+    return said(float(value)) if isinstance(value, (int, float)) else ""
+
+
 _FORMATTED: dict[str, Callable[[Row], str]] = {
     "images_per_s": lambda row: figure_of(row, "images_per_s"),
     "ratio": lambda row: figure_of(row, "ratio"),
-    "median_s": lambda row: _number(row, "median_s", seconds),
+    "median_s": said_of("median_s", seconds),
     "bound_fraction": bound_of,
-    "peak_bytes": lambda row: _number(row, "peak_bytes", memory),
+    "peak_bytes": said_of("peak_bytes", memory),
     "flags": lambda row: ", ".join(names_of_flags(row)),
 }
+
+
+RESULTS = Kind(COLUMNS, _SHOWN, _FORMATTED, labels)
 
 
 def html_page(rows: Sequence[Row], heading: Heading, figures: Sequence[Plot], book: Book = NO_BOOK) -> str:
@@ -134,14 +165,24 @@ def ceilings_section(book: Book, figures: Iterable[Plot], anchor: str) -> Sectio
         for entry in book.entries
     ]
     drawn = [Figure(title, alone(svg, f"{anchor}-{name}"), [], reason) for name, title, svg, reason in figures]
-    return Section(f"{anchor}-s", "The measured ceilings", [], [], "", said, drawn)
+    return Section(f"{anchor}-s", "The measured ceilings", [], [], [], "", said, drawn)
 
 
 def section(
-    title: str, rows: Sequence[Row], figures: Iterable[Plot], anchor: str, findings: Sequence[str] = ()
+    title: str,
+    rows: Sequence[Row],
+    figures: Iterable[Plot],
+    anchor: str,
+    findings: Sequence[str] = (),
+    kind: Kind = RESULTS,
+    said: Sequence[Answer] | None = None,
 ) -> Section:
-    """A table with its plots. anchor: what the ids in it begin with, its own among a page's."""
-    lines = _lines(rows, anchor)
+    """A table with its plots. anchor: what the ids in it begin with, its own among a page's.
+
+    said: what follows from the rows, by default what `answers` finds.
+    """
+    heads = _heads(kind)
+    lines = _lines(rows, anchor, kind, heads)
     measured = [(line, row) for line, row in zip(lines, rows, strict=True) if line.status == "measured"]
     drawn = []
     for name, plotted, svg, reason in figures:
@@ -152,7 +193,8 @@ def section(
     counted = ", ".join(f"{counts[status]} {status}" for status in _STATUSES if counts[status])
     # What was measured first; within that the sweep's order.
     lines.sort(key=lambda line: _STATUSES.index(line.status))
-    return Section(f"{anchor}-s", title, list(findings), lines, counted, answers(rows), drawn)
+    follows = answers(rows) if said is None else list(said)
+    return Section(f"{anchor}-s", title, list(findings), heads, lines, counted, follows, drawn)
 
 
 def rendered(
@@ -164,7 +206,7 @@ def rendered(
 ) -> str:
     """The page as text. facts: of each machine; flags: as `flag_counts` has them."""
     given = {"title": title, "question": question, "sections": sections, "facts": facts, "flags": flags}
-    return _template().render(given, heads=_heads())
+    return _template().render(given)
 
 
 def alone(svg: str, name: str) -> str:
@@ -185,32 +227,30 @@ def alone(svg: str, name: str) -> str:
     return re.sub(r' (width|height)="[^"]*"', "", tag) + limit + ">" + rest
 
 
-def _heads() -> list[Head]:
-    by_name = {column.name: column for column in COLUMNS}
-    shown = [Head(name, called, by_name[name].meaning, by_name[name].kind != "text") for name, called in _SHOWN.items()]
+def _heads(kind: Kind) -> list[Head]:
+    by_name = {column.name: column for column in kind.columns}
+    shown = [
+        Head(name, called, by_name[name].meaning, by_name[name].kind != "text") for name, called in kind.shown.items()
+    ]
     rest = [
         Head(column.name, column.name, column.meaning, column.kind != "text", extra=True)
-        for column in COLUMNS
-        if column.name not in _SHOWN
+        for column in kind.columns
+        if column.name not in kind.shown and kind.rest
     ]
     return [*shown, *rest]
 
 
-def _lines(rows: Sequence[Row], anchor: str) -> list[Line]:
+def _lines(rows: Sequence[Row], anchor: str, kind: Kind, heads: Sequence[Head]) -> list[Line]:
     found = []
-    for place, (name, row) in enumerate(zip(labels(rows), rows, strict=True)):
+    for place, (name, row) in enumerate(zip(kind.named(rows), rows, strict=True)):
         cells = []
-        for head in _heads():
+        for head in heads:
             value = row[head.name]
-            said = _FORMATTED[head.name](row) if head.name in _FORMATTED else _plain(value)
+            said = kind.formatted[head.name](row) if head.name in kind.formatted else _plain(value)
             cells.append(Cell(said, "" if value is None else str(value), head.is_number, head.extra))
-        found.append(Line(f"{anchor}-{place + 1}", name, str(row["status"]), cells))
+        # What has no status was measured.
+        found.append(Line(f"{anchor}-{place + 1}", name, str(row.get("status", "measured")), cells))
     return found
-
-
-def _number(row: Row, name: str, said: Callable[[float], str]) -> str:
-    value = row[name]
-    return said(float(value)) if isinstance(value, (int, float)) else ""
 
 
 def _plain(value: Value) -> str:
