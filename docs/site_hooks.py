@@ -41,6 +41,7 @@ def on_files(files: Files, config: Any) -> Files:
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """Links that lead out of docs/, for GitHub's sake, lead to the same files within the site."""
+    markdown = markdown.replace("](../docs/", "](../")
     depth = page.file.src_uri.count("/")
     within = "../" * depth
     out = "../" * (depth + 1)

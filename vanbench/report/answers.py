@@ -14,6 +14,7 @@ from vanbench.analysis.knee import SHARE, Knee, Point, best_within, knee
 from vanbench.analysis.ranking import Order, pairs, tau
 from vanbench.analysis.ratio import Estimate, quotient
 from vanbench.report.drawing import number
+from vanbench.report.scene import configuration_of
 from vanbench.report.table import Row, differing, labels
 from vanbench.units import percent, seconds, significant, with_spread
 
@@ -282,11 +283,12 @@ def _orders(rows: Sequence[Row]) -> Iterator[Answer]:
     scenes = list(dict.fromkeys((row["task"], row["image_size"]) for row in rows))
     for task, size in scenes:
         mine = [row for row in rows if (row["task"], row["image_size"]) == (task, size)]
-        varied = differing(mine, ("batch_size", *_CHOICES, "device", "threads"))
+        varied = differing(mine, (*_CHOICES, "device", "threads"))
+        several = bool(differing(mine, ("batch_size",)))
         configurations: dict[str, dict[str, Row]] = {}
         for row in mine:
-            words = [f"batch {row[name]}" if name == "batch_size" else str(row[name]) for name in varied]
-            configurations.setdefault(", ".join(words), {})[str(row["model"])] = row
+            words = [f"batch {row['batch_size']}"] * several + [configuration_of(row, varied)]
+            configurations.setdefault(", ".join(filter(None, words)), {})[str(row["model"])] = row
         configurations = {name: by for name, by in configurations.items() if len(by) > 1}
         if len({model for by in configurations.values() for model in by}) < 3 or len(configurations) < 2:
             continue

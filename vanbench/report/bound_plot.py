@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from vanbench.report.drawing import FAINT, GREY, Drawn, filling, grid_shape, number, number_axis, one_line, padded
 from vanbench.report.scene import RATE, Scene, ends_of, legend, looks_of, panels
 from vanbench.units import percent
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 __all__ = ["against_the_bound"]
 
@@ -48,11 +53,11 @@ def against_the_bound(scene: Scene) -> Drawn:
             axis.plot(
                 wide, [end * share for end in wide], color=GREY if roof else FAINT, linewidth=1.2 if roof else 0.7
             )
-            left = wide[0] * share
-            if tall[0] < left < tall[1]:
-                axis.annotate(
-                    percent(share), (wide[0], left), xytext=(2, 1), textcoords="offset points", fontsize=6, color=GREY
-                )
+            # Named where the line enters the panel, on the side to which it does not rise.
+            if tall[0] < wide[0] * share < tall[1]:
+                _note(axis, percent(share), (wide[0], wide[0] * share), (3, -7))
+            elif wide[0] < tall[0] / share < wide[1]:
+                _note(axis, percent(share), (tall[0] / share, tall[0]), (9, 1))
         for row, bound, (value, low, high) in present:
             if row["configuration"] != configuration:
                 continue
@@ -69,10 +74,7 @@ def against_the_bound(scene: Scene) -> Drawn:
                 **filling(colour, filled),
             )
             if several:
-                batch = str(row["batch_size"])
-                axis.annotate(
-                    batch, (bound, value), xytext=(3, 3), textcoords="offset points", fontsize=5.5, color=colour
-                )
+                _note(axis, str(row["batch_size"]), (bound, value), (3, 3), colour)
         number_axis(axis.xaxis, wide, logarithmic=True)
         number_axis(axis.yaxis, tall, logarithmic=True)
         axis.set_xlabel("images/s that the ceilings allow")
@@ -83,3 +85,7 @@ def against_the_bound(scene: Scene) -> Drawn:
             axis.set_xlabel("images/s that the ceilings allow")
     legend(figure, axes[shape[1] - 1], [(model, *looks[model]) for model in models])
     return Drawn(name, title, figure)
+
+
+def _note(axis: Axes, text: str, place: tuple[float, float], beside: tuple[float, float], colour: str = GREY) -> None:
+    axis.annotate(text, place, xytext=beside, textcoords="offset points", fontsize=6, color=colour)

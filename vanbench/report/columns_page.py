@@ -17,9 +17,9 @@ def document() -> str:
     lines = [
         "# The columns of results.csv, ops.csv, depthwise.csv and of a gate's blocks",
         "",
-        "Made from `columns.py`, `ops_columns.py`, `depthwise_columns.py` and `blocks_columns.py` in `vanbench/report/`;",
-        "a test keeps them the same. An absent figure is an empty cell, never 0. Numbers are plain decimal in SI units,",
-        "with at most ten significant digits.",
+        "Made from `columns.py`, `ops_columns.py`, `depthwise_columns.py` and `blocks_columns.py` in",
+        "`vanbench/report/`; a test keeps them the same. An absent figure is an empty cell, never 0. Numbers are plain",
+        "decimal in SI units, with at most ten significant digits.",
         "",
         "## results.csv",
         "",

@@ -23,6 +23,7 @@ __all__ = [
     "RATIO",
     "Measure",
     "Scene",
+    "configuration_of",
     "ends_of",
     "legend",
     "looks_of",
@@ -76,7 +77,8 @@ _LEFT_OUT = (None, "off", "native", "system")
 _EXCLUDED = "excluded by the sweep"
 
 
-def _configuration(row: Row, names: Sequence[str]) -> str:
+def configuration_of(row: Row, names: Sequence[str]) -> str:
+    """The row's values of these columns in words: `channels_last, compiled`."""
     words = []
     for name in names:
         word = str(row[name] if row[name] is not None else "?")
@@ -94,11 +96,11 @@ def scenes_of(rows: Sequence[Row]) -> list[Scene]:
     scenes = []
     for task, image_size in dict.fromkeys((str(row["task"]), whole(row["image_size"])) for row in rows):
         mine = [row for row in rows if row["task"] == task and row["image_size"] == image_size]
-        configured = [{**row, "configuration": _configuration(row, varied)} for row in mine]
+        configured = [{**row, "configuration": configuration_of(row, varied)} for row in mine]
         configurations = list(dict.fromkeys(str(row["configuration"]) for row in configured))
         models = list(dict.fromkeys(str(row["model"]) for row in mine))
         example = next((row for row in mine if row["status"] == "measured"), mine[0])
-        said = _configuration(example, [name for name in constant if example[name] not in _LEFT_OUT])
+        said = configuration_of(example, [name for name in constant if example[name] not in _LEFT_OUT])
         scenes.append(
             Scene(
                 rows=configured,
