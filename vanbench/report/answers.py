@@ -1,7 +1,6 @@
 """What follows from a table's rows together: what a choice is worth, where the knee is, who is faster when.
 
-Every answer is a small table for report.md and report.html, made where the rows allow it. Two rows of one task, batch
-and image size are compared by their ratios to the same reference, which came from turns; others by images/s.
+Every answer is a small table for report.md and report.html, made where the rows allow it.
 """
 
 from __future__ import annotations
@@ -13,18 +12,26 @@ from typing import NamedTuple
 from vanbench.analysis.knee import SHARE, Knee, Point, best_within, knee
 from vanbench.analysis.ranking import Order, pairs, tau
 from vanbench.analysis.ratio import Estimate, quotient
+from vanbench.report.beside import (
+    CHOICES,
+    IDENTITY,
+    REFERENCE,
+    certain_rate,
+    groups_along,
+    names_of,
+    over_of,
+    rate_of,
+    ratio_of,
+    text_of,
+)
 from vanbench.report.drawing import number
 from vanbench.report.scene import configuration_of
-from vanbench.report.table import Row, differing, labels
-from vanbench.units import percent, seconds, significant, with_spread
+from vanbench.report.table import Row, differing
+from vanbench.units import percent, seconds, significant
 
 __all__ = ["Answer", "answers"]
 
-_CONTEST = ("task", "batch_size", "image_size")
-_CHOICES = ("precision", "memory_format", "compile", "form", "depthwise", "allocator")
-_IDENTITY = ("model", *_CONTEST, *_CHOICES, "device", "threads")
 _LIMITS_S = (0.010, 0.050, 0.100)
-_REFERENCE = Estimate(1.0, 1.0, 1.0)
 
 
 class Answer(NamedTuple):
@@ -39,86 +46,26 @@ class Answer(NamedTuple):
 
 def answers(rows: Sequence[Row]) -> list[Answer]:
     """Those that the rows allow; none for a single configuration of a single model."""
-    measured = [row for row in rows if row["status"] == "measured" and _rate(row) is not None]
+    measured = [row for row in rows if row["status"] == "measured" and rate_of(row) is not None]
     found: list[Answer] = []
     for make in (_choices, _training, _growth, _orders):
         found += make(measured)
     return [*found, *_knees(measured, rows)]
 
 
-# --- two rows beside each other
-
-
-def _estimate(row: Row, name: str) -> Estimate | None:
-    value = number(row, name)
-    return None if value is None else Estimate(value, number(row, f"{name}_low"), number(row, f"{name}_high"))
-
-
-def _rate(row: Row) -> Estimate | None:
-    found = _estimate(row, "images_per_s")
-    return found if found is not None and found.value > 0 else None
-
-
-def _certain_rate(row: Row) -> Estimate:
-    found = _rate(row)
-    assert found is not None, "only measured rows come here"
-    return found
-
-
-def _ratio(row: Row) -> Estimate | None:
-    """A reference is its own, exactly."""
-    found = _estimate(row, "ratio")
-    return _REFERENCE if found == Estimate(1.0) else found
-
-
-def _over(row: Row, base: Row) -> Estimate:
-    """Images/s of a row over another's."""
-    mine, other = _ratio(row), _ratio(base)
-    beside = all(row[name] == base[name] for name in (*_CONTEST, "ratio_to"))
-    if beside and mine is not None and other is not None:
-        return quotient(mine, other)
-    return quotient(_certain_rate(row), _certain_rate(base))
-
-
-def _text(figure: Estimate) -> str:
-    return with_spread(*figure)
-
-
-def _groups(rows: Sequence[Row], axis: str) -> Iterator[dict[object, Row]]:
-    """Rows that differ in nothing but the axis, by its value."""
-    found: dict[tuple[object, ...], dict[object, Row]] = {}
-    for row in rows:
-        found.setdefault(tuple(row[name] for name in _IDENTITY if name != axis), {})[row[axis]] = row
-    yield from found.values()
-
-
-def _named(rows: Sequence[Row]) -> Callable[..., str]:
-    """A row's name for people; an axis that is given stays out of it."""
-    names = {id(row): name for row, name in zip(rows, labels(rows), strict=True)}
-
-    def name(row: Row, axis: str = "") -> str:
-        left_out = {"batch_size": f" bs{row['batch_size']}", "image_size": f" {row['image_size']}px"}.get(axis, "")
-        return names[id(row)].replace(left_out, "", 1) if left_out else names[id(row)]
-
-    return name
-
-
-# --- the answers
-
-
 def _choices(rows: Sequence[Row]) -> Iterator[Answer]:
     """For each axis of a configuration: what its other values are worth against its first."""
-    for axis in differing(rows, _CHOICES):
+    for axis in differing(rows, CHOICES):
         base = rows[0][axis]
-        named, lines = _named(rows), []
-        for group in _groups(rows, axis):
+        named, lines = names_of(rows), []
+        for group in groups_along(rows, axis):
             if base not in group:
                 continue
             for word, row in group.items():
                 if word != base:
-                    over = _over(row, group[base])
+                    over = over_of(row, group[base])
                     more = [say(row, group[base]) for _, say in _MORE.get(axis, ())]
-                    lines.append([named(group[base]), str(word), _text(over), *more])
+                    lines.append([named(group[base]), str(word), text_of(over), *more])
         if lines:
             title = f"What {axis.replace('_', ' ')} is worth"
             head = ["cell", axis.replace("_", " "), f"images/s over {base}", *(head for head, _ in _MORE.get(axis, ()))]
@@ -139,14 +86,14 @@ def _compile_time(row: Row, base: Row) -> str:
 def _paid_back(row: Row, base: Row) -> str:
     """Images after which compiling has taken less time than it saved."""
     time_s = number(row, "compile_s")
-    over = _over(row, base)
+    over = over_of(row, base)
     if time_s is None:
         return ""
     low, high = over.low if over.low is not None else over.value, over.high if over.high is not None else over.value
     if low <= 1:
         return "never" if high < 1 else "not settled"
     # An image takes 1 / rate eagerly, and that over `over` once compiled.
-    counts = [time_s * _certain_rate(base).value / (1 - 1 / value) for value in (over.value, high, low)]
+    counts = [time_s * certain_rate(base).value / (1 - 1 / value) for value in (over.value, high, low)]
     best, least, most = (significant(count, 2) for count in counts)
     return f"{best} ({least} to {most})" if least != most else best
 
@@ -159,21 +106,21 @@ _MORE: Mapping[str, Sequence[tuple[str, Callable[[Row, Row], str]]]] = {
 
 def _training(rows: Sequence[Row]) -> Iterator[Answer]:
     """How much longer a training step takes than an inference step, and how that stands beside the reference's."""
-    named, lines = _named(rows), []
-    for group in _groups(rows, "task"):
+    named, lines = names_of(rows), []
+    for group in groups_along(rows, "task"):
         if not {"infer", "train"} <= group.keys():
             continue
         infer, train = group["infer"], group["train"]
         beside = ""
-        before, after = _ratio(infer), _ratio(train)
+        before, after = ratio_of(infer), ratio_of(train)
         if before is not None and after is not None:
-            beside = "1" if before == after == _REFERENCE else _text(quotient(before, after))
+            beside = "1" if before == after == REFERENCE else text_of(quotient(before, after))
         parts = [number(train, name) for name in ("forward_s", "backward_s", "optimizer_s")]
         whole = sum(part for part in parts if part is not None)
         shares = [percent(part / whole) if part is not None and whole else "" for part in parts]
-        slower = quotient(_certain_rate(infer), _certain_rate(train))
-        rates = [_text(_certain_rate(row)) for row in (infer, train)]
-        lines.append([named(infer), *rates, _text(slower), beside, *shares])
+        slower = quotient(certain_rate(infer), certain_rate(train))
+        rates = [text_of(certain_rate(row)) for row in (infer, train)]
+        lines.append([named(infer), *rates, text_of(slower), beside, *shares])
     if lines:
         head = ["cell", "infer, images/s", "train, images/s", "a step takes x times as long", "over the reference's x"]
         head += ["forward", "backward", "optimizer"]
@@ -186,12 +133,12 @@ def _training(rows: Sequence[Row]) -> Iterator[Answer]:
 
 def _knees(rows: Sequence[Row], asked: Sequence[Row]) -> Iterator[Answer]:
     """For each model and configuration: the knee, and the best within limits of latency. asked: what failed too."""
-    named, lines = _named(rows), []
+    named, lines = names_of(rows), []
     failed = [row for row in asked if str(row["reason"]).startswith("out_of_memory")]
-    for group in _groups(rows, "batch_size"):
+    for group in groups_along(rows, "batch_size"):
         ordered = sorted(group.values(), key=lambda row: int(str(row["batch_size"])))
         points = [
-            Point(int(str(row["batch_size"])), _certain_rate(row), number(row, "median_s") or 0.0) for row in ordered
+            Point(int(str(row["batch_size"])), certain_rate(row), number(row, "median_s") or 0.0) for row in ordered
         ]
         bend = knee(points)
         if bend is None:
@@ -202,7 +149,7 @@ def _knees(rows: Sequence[Row], asked: Sequence[Row]) -> Iterator[Answer]:
             [
                 named(ordered[0], "batch_size"),
                 _bend(bend),
-                f"{_text(best.rate)} (batch {best.batch_size})",
+                f"{text_of(best.rate)} (batch {best.batch_size})",
                 *(f"{significant(each.rate.value)} (batch {each.batch_size})" if each else "none" for each in within),
                 _largest(ordered[-1], failed),
                 _roofs(ordered),
@@ -232,7 +179,7 @@ def _bend(bend: Knee) -> str:
 
 def _largest(last: Row, failed: Sequence[Row]) -> str:
     """The largest batch that was measured, and the smallest that no memory was found for."""
-    alike = [name for name in _IDENTITY if name not in ("batch_size", "device", "threads")]
+    alike = [name for name in IDENTITY if name not in ("batch_size", "device", "threads")]
     over = [int(str(row["batch_size"])) for row in failed if all(row[name] == last[name] for name in alike)]
     return f"{last['batch_size']}" + (f" ({min(over)}: out of memory)" if over else "")
 
@@ -255,15 +202,15 @@ def _growth(rows: Sequence[Row]) -> Iterator[Answer]:
     sizes = sorted({int(str(row["image_size"])) for row in rows})
     if len(sizes) < 2:
         return
-    named, lines = _named(rows), []
-    for group in _groups(rows, "image_size"):
+    named, lines = names_of(rows), []
+    for group in groups_along(rows, "image_size"):
         first = group.get(sizes[0])
         if first is None or len(group) < 2:
             continue
         line = [named(first, "image_size")]
         for size in sizes[1:]:
             row = group.get(size)
-            line.append(_text(_slower_a_pixel(row, first)) if row is not None else "")
+            line.append(text_of(_slower_a_pixel(row, first)) if row is not None else "")
         lines.append(line)
     if lines:
         head = ["cell", *(f"{size} px" for size in sizes[1:])]
@@ -272,7 +219,7 @@ def _growth(rows: Sequence[Row]) -> Iterator[Answer]:
 
 
 def _slower_a_pixel(row: Row, first: Row) -> Estimate:
-    slower = quotient(_certain_rate(first), _certain_rate(row))
+    slower = quotient(certain_rate(first), certain_rate(row))
     pixels = (float(str(first["image_size"])) / float(str(row["image_size"]))) ** 2
     low, high = (None if end is None else end * pixels for end in (slower.low, slower.high))
     return Estimate(slower.value * pixels, low, high)
@@ -283,7 +230,7 @@ def _orders(rows: Sequence[Row]) -> Iterator[Answer]:
     scenes = list(dict.fromkeys((row["task"], row["image_size"]) for row in rows))
     for task, size in scenes:
         mine = [row for row in rows if (row["task"], row["image_size"]) == (task, size)]
-        varied = differing(mine, (*_CHOICES, "device", "threads"))
+        varied = differing(mine, (*CHOICES, "device", "threads"))
         several = bool(differing(mine, ("batch_size",)))
         configurations: dict[str, dict[str, Row]] = {}
         for row in mine:
@@ -315,9 +262,9 @@ def _list(names: Sequence[str]) -> str:
 
 def _order(rows: Sequence[Row]) -> Order:
     """Ratios, where all have one to the same reference; else images/s."""
-    ratios = [_ratio(row) for row in rows]
+    ratios = [ratio_of(row) for row in rows]
     one = len({row["ratio_to"] for row in rows}) == 1
-    found = [ratio if one and None not in ratios else _rate(row) for ratio, row in zip(ratios, rows, strict=True)]
+    found = [ratio if one and None not in ratios else rate_of(row) for ratio, row in zip(ratios, rows, strict=True)]
     return {str(row["model"]): each for row, each in zip(rows, found, strict=True) if each is not None}
 
 

@@ -54,7 +54,7 @@ def against_the_bound(scene: Scene) -> Drawn:
                 wide, [end * share for end in wide], color=GREY if roof else FAINT, linewidth=1.2 if roof else 0.7
             )
             # Named where the line enters the panel, on the side to which it does not rise.
-            if tall[0] < wide[0] * share < tall[1]:
+            if tall[0] * 1.2 < wide[0] * share < tall[1]:
                 _note(axis, percent(share), (wide[0], wide[0] * share), (3, -7))
             elif wide[0] < tall[0] / share < wide[1]:
                 _note(axis, percent(share), (tall[0] / share, tall[0]), (9, 1))

@@ -83,9 +83,7 @@ def _tables(name: str, results: Path, found: Sequence[Finding]) -> list[tuple[st
 
 def _with_links(text: str, beside: str) -> str:
     """Links that are relative to the README, as seen from the page."""
-    return re.sub(
-        r"\]\((?![a-z]+:)([^)]+)\)", lambda found: f"]({posixpath.normpath(f'{beside}/{found[1]}')})", text
-    )
+    return re.sub(r"\]\((?![a-z]+:)([^)]+)\)", lambda found: f"]({posixpath.normpath(f'{beside}/{found[1]}')})", text)
 
 
 def _table_parts(results: Path, machine: str, name: str, beside: str, title: str) -> list[str]:
