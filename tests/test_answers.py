@@ -235,7 +235,9 @@ def test_a_batch_sweep_shows_its_knee_its_latencies_and_what_found_no_memory() -
         row["bound_kind"] = "launch" if int(str(row["batch_size"])) < 4 else "bandwidth"
     sweep = make_sweep(["van_b0"], batch_size=(16,))
     failed = make_record(sweep.cells()[0], [], Failed(kind="out_of_memory", message="no", rerun="x"))
-    shown += rows(sweep, make_environment(), [failed])
+    other = make_sweep(["van_b1"], batch_size=(2,)).cells()[0]
+    another = make_record(other, [], Failed(kind="out_of_memory", message="another model's", rerun="x"))
+    shown += rows(sweep, make_environment(), [failed, another])
     (line,) = titled(answers(shown), "Batch size: the knee").lines
     assert line[0] == "van_b0 fp32"
     assert line[1] == "4"

@@ -157,6 +157,12 @@ def test_one_page_holds_every_machines_findings_tables_and_plots(run: Path, tmp_
     assert said.count("a is <b> fast") == 1
     assert said.count("speed") == said.count("speed_again") == 2
     assert "foreign" not in said
+    # What the README tells of comes first, whatever it is called.
+    (tmp_path / "one-machine" / "a_first.csv").write_bytes((run / "results.csv").read_bytes())
+    redraw(tmp_path)
+    again = Page(written.read_text(encoding="utf-8"))
+    titles = [text for tag, text in again.texts if tag == "h2"]
+    assert titles.index("speed") < titles.index("a_first") < titles.index("speed_again")
     assert [tag for tag, _ in page.tags].count("figure") == 2
 
 

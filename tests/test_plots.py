@@ -211,6 +211,12 @@ def test_models_that_change_places_are_joined_and_the_order_says_where(tmp_path:
     words = _words(files["order.svg"])
     assert {"fp32", "bf16"} <= set(words)
     assert not any(word.startswith("batch") for word in words), "all have the same"
+    (drawn,) = [each for each in draw(table) if each.name == "order"]
+    assert drawn.figure is not None
+    points = [line for line in drawn.figure.axes[0].lines if line.get_linestyle() == "None"]
+    heights = np.sort(np.array([line.get_ydata() for line in points], dtype=float), axis=0)
+    assert heights[-1].tolist() == [1, 1], "each over the fastest of its own configuration"
+    assert (heights[0] < 1).all()
     # A configuration that one model alone has is no order.
     alone = [row for row in table if row["precision"] == "fp32" or row["model"] == "van_b0"]
     _, missing = _draw(alone, tmp_path)

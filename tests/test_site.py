@@ -66,7 +66,8 @@ def kept(tmp_path: Path) -> Path:
     (machine / "speed_again.csv").write_text(csv_text(table))
     (machine / "speed_again-ratio.png").write_bytes(b"x")
     (tmp_path / "results" / "README.md").write_text(
-        "| [speed](../experiments/speed.toml) ([table](a-machine/speed.csv)) | It is [fast](a-machine/speed.csv). |\n"
+        "| [speed](../experiments/speed.toml) ([table](a-machine/speed.csv)) "
+        "| It is [fast](a-machine/speed.csv), [see](../docs/page.md). |\n"
     )
     return tmp_path
 
@@ -74,7 +75,7 @@ def kept(tmp_path: Path) -> Path:
 def test_an_experiments_page_has_question_finding_command_table_answers_and_plots(kept: Path) -> None:
     text = experiment_page(kept / "experiments" / "speed.toml", kept / "results", "../results")
     assert "**Is it fast, and how?**" in text
-    assert "It is [fast](../results/a-machine/speed.csv)." in text
+    assert "It is [fast](../results/a-machine/speed.csv), [see](../docs/page.md)." in text
     assert "\n    vanbench run experiments/speed.toml\n" in text
     assert "### infer, batch 8, 224 px" in text
     assert "### What memory format is worth" in text

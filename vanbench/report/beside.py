@@ -26,9 +26,8 @@ __all__ = [
     "text_of",
 ]
 
-_CONTEST = ("task", "batch_size", "image_size")
 CHOICES = ("precision", "memory_format", "compile", "form", "depthwise", "allocator")
-IDENTITY = ("model", *_CONTEST, *CHOICES, "device", "threads")
+IDENTITY = ("model", "task", "batch_size", "image_size", *CHOICES, "device", "threads")
 REFERENCE = Estimate(1.0, 1.0, 1.0)
 
 
@@ -57,10 +56,9 @@ def ratio_of(row: Row) -> Estimate | None:
 
 
 def over_of(row: Row, base: Row) -> Estimate:
-    """Images/s of a row over another's."""
+    """Images/s of a row over another's of the same task, batch and image size, which have one reference."""
     mine, other = ratio_of(row), ratio_of(base)
-    beside = all(row[name] == base[name] for name in (*_CONTEST, "ratio_to"))
-    if beside and mine is not None and other is not None:
+    if mine is not None and other is not None:
         return quotient(mine, other)
     return quotient(certain_rate(row), certain_rate(base))
 

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from vanbench.errors import UserError
 from vanbench.report.answers import answers
 from vanbench.report.findings import Finding, findings
+from vanbench.report.results_page import plots_of, words_of
 from vanbench.report.table import read_rows, read_text
 from vanbench.report.to_markdown import escaped, markdown_table, measured_parts
 
@@ -101,9 +102,5 @@ def _table_parts(results: Path, machine: str, name: str, beside: str, title: str
                 escaped(each.text),
                 markdown_table([escaped(head) for head in each.head], each.lines, align=each.align),
             ]
-    longer = [other.stem for other in file.parent.glob(f"{name}?*.csv")]
-    for plot in sorted(file.parent.glob(f"{name}-*.png")):
-        if not any(plot.stem.startswith(f"{other}-") for other in longer):
-            words = plot.stem.removeprefix(f"{name}-").replace("_", " ").replace("-", ", ")
-            parts.append(f"![{escaped(name)}: {escaped(words)}]({beside}/{machine}/{plot.name})")
-    return parts
+    pictures = [(escaped(words_of(plot, name)), plot.name) for plot in plots_of(file, "png")]
+    return parts + [f"![{escaped(name)}: {words}]({beside}/{machine}/{plot})" for words, plot in pictures]

@@ -20,7 +20,7 @@ from vanbench.report.ops_columns import OPS_COLUMNS
 from vanbench.report.table import read_rows, read_text
 from vanbench.report.to_html import Section, ceilings_section, rendered, section
 
-__all__ = ["is_results", "write_results"]
+__all__ = ["is_results", "plots_of", "words_of", "write_results"]
 
 
 def is_results(path: Path) -> bool:
@@ -39,7 +39,7 @@ def write_results(path: Path) -> list[Path]:
         sections += _sections(file.parent, found, f"m{number + 1}")
         if (file.parent / "ceilings.json").exists():
             plots = [
-                (svg.stem, f"Measured roofs, {_words(svg, 'ceilings')}", read_text(svg), "")
+                (svg.stem, f"Measured roofs, {words_of(svg, 'ceilings')}", read_text(svg), "")
                 for svg in sorted(file.parent.glob("ceilings*.svg"))
             ]
             sections.append(
@@ -52,14 +52,13 @@ def write_results(path: Path) -> list[Path]:
 
 
 def _sections(folder: Path, found: dict[tuple[str, str], str], anchor: str) -> Iterator[Section]:
-    for file in sorted(folder.glob("*.csv")):
+    # In the order in which the README tells of them, then what it does not tell of.
+    told = {name: place for place, (machine, name) in enumerate(found) if machine == folder.name}
+    for file in sorted(folder.glob("*.csv"), key=lambda file: (told.get(file.stem, len(told)), file.name)):
         finding = found.get((folder.name, file.stem))
-        # Its plots are <name>-<plot>.svg, and those of no table whose name is longer.
-        longer = [other.stem for other in folder.glob(f"{file.stem}?*.csv")]
         plots = [
-            (svg.stem.removeprefix(f"{file.stem}-"), f"{file.stem}: {_words(svg, file.stem)}", read_text(svg), "")
-            for svg in sorted(folder.glob(f"{file.stem}-*.svg"))
-            if not any(svg.stem.startswith(f"{other}-") for other in longer)
+            (svg.stem.removeprefix(f"{file.stem}-"), f"{file.stem}: {words_of(svg, file.stem)}", read_text(svg), "")
+            for svg in plots_of(file, "svg")
         ]
         said = [finding] if finding else []
         place = f"{anchor}-{file.stem}"
@@ -76,5 +75,16 @@ def _sections(folder: Path, found: dict[tuple[str, str], str], anchor: str) -> I
             yield section(file.stem, rows, plots, place, said)
 
 
-def _words(svg: Path, name: str) -> str:
-    return svg.stem.removeprefix(f"{name}-").replace("_", " ").replace("-", ", ")
+def plots_of(table: Path, suffix: str) -> list[Path]:
+    """The plots beside a kept table: <name>-<plot>, and those of no table whose name is longer."""
+    longer = [other.stem for other in table.parent.glob(f"{table.stem}?*.csv")]
+    return [
+        plot
+        for plot in sorted(table.parent.glob(f"{table.stem}-*.{suffix}"))
+        if not any(plot.stem.startswith(f"{other}-") for other in longer)
+    ]
+
+
+def words_of(plot: Path, name: str) -> str:
+    """What a table's plot shows, from its file's name."""
+    return plot.stem.removeprefix(f"{name}-").replace("_", " ").replace("-", ", ")
