@@ -132,10 +132,10 @@ def test_a_pair_changes_places_for_certain_only_where_both_intervals_say_so() ->
     wide = Estimate(2.0, 0.5, 8.0)
     (certain,) = pairs([{"a": known(2), "b": known(1)}, {"a": known(1), "b": known(2)}])
     assert certain.changes
-    assert certain.changes_certainly
+    assert certain.certainly
     (unsure,) = pairs([{"a": known(2), "b": known(1)}, {"a": known(1), "b": wide}])
     assert unsure.changes
-    assert not unsure.changes_certainly
+    assert not unsure.certainly
     (steady,) = pairs([{"a": known(2), "b": known(1)}, {"a": known(3), "b": known(2)}])
     assert not steady.changes
     assert pairs([{"a": known(2), "b": known(1)}, {"a": known(1)}]) == [], "they meet only once"
@@ -190,6 +190,21 @@ def test_a_gain_within_its_interval_has_settled_no_payback() -> None:
     for row in shown:
         if row["compile"] == "default":
             row |= {"ratio": 1.25, "ratio_low": 0.9, "ratio_high": 1.6}
+    assert titled(answers(shown), "What compile is worth").lines[0][-1] == "not settled"
+
+
+def test_a_batch_whose_latency_is_unknown_is_within_no_limit() -> None:
+    shown = table(["van_b0"], {("van_b0", f"batch {batch}"): 0.001 for batch in (1, 2, 4)}, batch_size=(1, 2, 4))
+    for row in shown:
+        row["median_s"] = None
+    (line,) = titled(answers(shown), "Batch size: the knee").lines
+    assert line[3:6] == ["none", "none", "none"]
+
+
+def test_one_round_settles_no_payback() -> None:
+    shown = table(["van_b0"], {("van_b0", "off"): 0.4, ("van_b0", "default"): 0.5}, compile=("off", "default"))
+    for row in shown:
+        row |= {"ratio_low": None, "ratio_high": None}
     assert titled(answers(shown), "What compile is worth").lines[0][-1] == "not settled"
 
 

@@ -37,7 +37,7 @@ def knee(points: Sequence[Point]) -> Knee | None:
     """From the points of one model; None with fewer than three batch sizes, which show no bend."""
     if len(points) < 3:
         return None
-    ordered = sorted(points)
+    ordered = sorted(points, key=lambda point: point.batch_size)
     best = max(ordered, key=lambda point: point.rate.value)
     # The best is all of itself, for certain.
     whole = Estimate(1.0, 1.0, 1.0)

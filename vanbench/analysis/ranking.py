@@ -15,24 +15,12 @@ Order = Mapping[str, Estimate]
 
 
 class Pair(NamedTuple):
-    """Two models, and in which configurations (by place) the one or the other is faster; `certain`: by the interval."""
+    """Two models. changes: whether each is the faster one somewhere; certainly: by intervals that exclude 1."""
 
     one: str
     other: str
-    one_faster: tuple[int, ...]
-    other_faster: tuple[int, ...]
-    one_certain: tuple[int, ...]
-    other_certain: tuple[int, ...]
-
-    @property
-    def changes(self) -> bool:
-        """Whether they change places, by the figures alone."""
-        return bool(self.one_faster and self.other_faster)
-
-    @property
-    def changes_certainly(self) -> bool:
-        """Whether each is faster somewhere with an interval that excludes 1."""
-        return bool(self.one_certain and self.other_certain)
+    changes: bool
+    certainly: bool
 
 
 def tau(one: Order, other: Order) -> float | None:
@@ -54,21 +42,11 @@ def pairs(orders: Sequence[Order]) -> list[Pair]:
     models = list(dict.fromkeys(model for order in orders for model in order))
     found = []
     for one, other in combinations(models, 2):
-        met = [
-            (place, quotient(order[one], order[other]))
-            for place, order in enumerate(orders)
-            if one in order and other in order
-        ]
+        met = [quotient(order[one], order[other]) for order in orders if one in order and other in order]
         if len(met) < 2:
             continue
-        found.append(
-            Pair(
-                one,
-                other,
-                tuple(place for place, each in met if each.value > 1),
-                tuple(place for place, each in met if each.value < 1),
-                tuple(place for place, each in met if each.low is not None and each.low > 1),
-                tuple(place for place, each in met if each.high is not None and each.high < 1),
-            )
-        )
+        changes = any(each.value > 1 for each in met) and any(each.value < 1 for each in met)
+        above = any(each.low is not None and each.low > 1 for each in met)
+        below = any(each.high is not None and each.high < 1 for each in met)
+        found.append(Pair(one, other, changes, above and below))
     return found

@@ -20,6 +20,7 @@ __all__ = [
     "STATISTIC",
     "STATISTICS",
     "Estimate",
+    "around",
     "log_half_width",
     "log_ratios",
     "middle_half",
@@ -131,8 +132,15 @@ def quotient(one: Estimate, other: Estimate) -> Estimate:
     halves = [log_half_width(each) for each in (one, other)]
     if halves[0] is None or halves[1] is None:
         return Estimate(value)
-    # What exp can hold; such an interval says "anything".
-    half = min(math.hypot(halves[0], halves[1]), 300.0)
+    return around(value, math.hypot(halves[0], halves[1]))
+
+
+def around(value: float, half: float) -> Estimate:
+    """The figure with an interval of `half` either way on the log scale, as far as exp can hold it.
+
+    With two wildly different rounds t s / sqrt(n) can pass that; such an interval says "anything".
+    """
+    half = min(half, 300.0)
     return Estimate(value, value * math.exp(-half), value * math.exp(half))
 
 
@@ -159,8 +167,4 @@ def welch_half_width(base: Sequence[float], head: Sequence[float], level: float 
 
 def _estimate(value: float, logs: Sequence[float]) -> Estimate:
     half = t_half_width(logs)
-    if half is None:
-        return Estimate(value)
-    # With two wildly different rounds t s / sqrt(n) can pass what exp can hold; such an interval says "anything".
-    half = min(half, 300.0)
-    return Estimate(value, value * math.exp(-half), value * math.exp(half))
+    return Estimate(value) if half is None else around(value, half)

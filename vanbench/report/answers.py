@@ -5,6 +5,7 @@ Every answer is a small table for report.md and report.html, made where the rows
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import NamedTuple
@@ -89,11 +90,10 @@ def _paid_back(row: Row, base: Row) -> str:
     over = over_of(row, base)
     if time_s is None:
         return ""
-    low, high = over.low if over.low is not None else over.value, over.high if over.high is not None else over.value
-    if low <= 1:
-        return "never" if high < 1 else "not settled"
+    if over.low is None or over.high is None or over.low <= 1:
+        return "never" if over.high is not None and over.high < 1 else "not settled"
     # An image takes 1 / rate eagerly, and that over `over` once compiled.
-    counts = [time_s * certain_rate(base).value / (1 - 1 / value) for value in (over.value, high, low)]
+    counts = [time_s * certain_rate(base).value / (1 - 1 / value) for value in (over.value, over.high, over.low)]
     best, least, most = (significant(count, 2) for count in counts)
     return f"{best} ({least} to {most})" if least != most else best
 
@@ -138,7 +138,8 @@ def _knees(rows: Sequence[Row], asked: Sequence[Row]) -> Iterator[Answer]:
     for group in groups_along(rows, "batch_size"):
         ordered = sorted(group.values(), key=lambda row: int(str(row["batch_size"])))
         points = [
-            Point(int(str(row["batch_size"])), certain_rate(row), number(row, "median_s") or 0.0) for row in ordered
+            Point(int(str(row["batch_size"])), certain_rate(row), number(row, "median_s") or math.inf)
+            for row in ordered
         ]
         bend = knee(points)
         if bend is None:
@@ -245,8 +246,8 @@ def _orders(rows: Sequence[Row]) -> Iterator[Answer]:
             alike = tau(orders[0], order)
             lines.append([name, _said(order), significant(alike, 2) if alike is not None else ""])
         met = pairs(orders)
-        certain = [f"{pair.one} and {pair.other}" for pair in met if pair.changes_certainly]
-        unsure = [f"{pair.one} and {pair.other}" for pair in met if pair.changes and not pair.changes_certainly]
+        certain = [f"{pair.one} and {pair.other}" for pair in met if pair.certainly]
+        unsure = [f"{pair.one} and {pair.other}" for pair in met if pair.changes and not pair.certainly]
         text = (
             f"Fastest first; ≈ where the interval of the two does not settle it. {len(certain)} of {len(met)} pairs "
             f"change places for certain{_list(certain)}, {len(unsure)} perhaps{_list(unsure)}. "

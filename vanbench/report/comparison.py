@@ -7,7 +7,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from vanbench.analysis.ratio import Estimate, log_half_width, welch_half_width
+from vanbench.analysis.ratio import Estimate, around, log_half_width, welch_half_width
 from vanbench.errors import UserError
 from vanbench.record.measurement import Round
 from vanbench.report.columns import Column, Value
@@ -58,10 +58,7 @@ class Pair:
             return None
         value = rates[1] / rates[0]
         half = self._half_width[0]
-        if half is None:
-            return Estimate(value)
-        half = min(half, 300.0)  # what exp can hold; such an interval says "anything"
-        return Estimate(value, value * math.exp(-half), value * math.exp(half))
+        return Estimate(value) if half is None else around(value, half)
 
     @property
     def interval_from(self) -> str:

@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from vanbench.errors import UserError
-from vanbench.report.answers import answers
 from vanbench.report.findings import Finding, findings
 from vanbench.report.results_page import plots_of, words_of
 from vanbench.report.table import read_rows, read_text
-from vanbench.report.to_markdown import escaped, markdown_table, measured_parts
+from vanbench.report.to_markdown import answer_parts, escaped, measured_parts
 
 __all__ = ["Header", "experiment_page", "header_of"]
 
@@ -60,7 +59,7 @@ def experiment_page(file: Path, results: Path, beside: str) -> str:
     head = header_of(read_text(file))
     found = [each for each in findings(read_text(results / "README.md")) if each.experiment == file.stem]
     parts = [f"# {file.stem.replace('_', ' ')}", f"**{escaped(head.question)}**"]
-    parts += [finding.text and _with_links(finding.text, beside) for finding in found]
+    parts += [_with_links(finding.text, beside) for finding in found]
     parts += [
         f"*Why.* {escaped(head.sections['Why'])}",
         f"*How long.* {escaped(head.sections['How long'])}",
@@ -95,12 +94,6 @@ def _table_parts(results: Path, machine: str, name: str, beside: str, title: str
     except UserError:
         rows = []  # a profile or another table: its plots and its finding speak for it
     if rows:
-        parts += measured_parts(rows, "###")
-        for each in answers(rows):
-            parts += [
-                f"### {each.title}",
-                escaped(each.text),
-                markdown_table([escaped(head) for head in each.head], each.lines, align=each.align),
-            ]
+        parts += [*measured_parts(rows, "###"), *answer_parts(rows, "###")]
     pictures = [(escaped(words_of(plot, name)), plot.name) for plot in plots_of(file, "png")]
     return parts + [f"![{escaped(name)}: {words}]({beside}/{machine}/{plot})" for words, plot in pictures]

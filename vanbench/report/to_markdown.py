@@ -17,6 +17,7 @@ from vanbench.units import duration, memory, percent, quantity, seconds, signifi
 
 __all__ = [
     "Heading",
+    "answer_parts",
     "bound_of",
     "code",
     "escaped",
@@ -156,8 +157,7 @@ def markdown(rows: Sequence[Row], heading: Heading, plots: Sequence[tuple[str, s
         parts.append(
             markdown_table(["flag", "cells", "remedy"], [(name, str(count), text) for name, count, text in counts])
         )
-    for each in answers(rows):
-        parts += [f"## {each.title}", escaped(each.text), markdown_table(each.head, each.lines, align=each.align)]
+    parts += answer_parts(rows)
     if plots:
         parts.append("## Plots")
         parts += [f"![{escaped(title)}]({path})" for title, path in plots]
@@ -181,6 +181,15 @@ def measured_parts(rows: Sequence[Row], mark: str = "##") -> list[str]:
             parts.append(f"Ratios are to {', '.join(f'**{escaped(each)}**' for each in references)}.")
         head = ["cell", "images/s", "ratio", "step", "p95", "of bound", "peak memory", "parameters", "rounds", "flags"]
         parts.append(markdown_table(head, [_measured_line(row, names[id(row)]) for row in mine], align="lrrrrrrrrl"))
+    return parts
+
+
+def answer_parts(rows: Sequence[Row], mark: str = "##") -> list[str]:
+    """What follows from the rows together: a heading (begun by `mark`), how to read it and a table for each answer."""
+    parts = []
+    for each in answers(rows):
+        table = markdown_table([escaped(head) for head in each.head], each.lines, align=each.align)
+        parts += [f"{mark} {each.title}", escaped(each.text), table]
     return parts
 
 
