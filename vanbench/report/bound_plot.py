@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from vanbench.report.drawing import FAINT, GREY, Drawn, filling, grid_shape, number, number_axis, one_line, padded
-from vanbench.report.scene import RATE, Scene, ends_of, legend, looks_of, panels
+from vanbench.report.scene import RATE, Scene, ends_of, legend, looks_of, outer_labels, panels
 from vanbench.units import percent
 
 if TYPE_CHECKING:
@@ -77,12 +77,8 @@ def against_the_bound(scene: Scene) -> Drawn:
                 _note(axis, str(row["batch_size"]), (bound, value), (3, 3), colour)
         number_axis(axis.xaxis, wide, logarithmic=True)
         number_axis(axis.yaxis, tall, logarithmic=True)
-        axis.set_xlabel("images/s that the ceilings allow")
-        axis.set_ylabel("images/s")
-        axis.label_outer()
-        if place + shape[1] >= len(configurations):
-            axis.tick_params(labelbottom=True)
-            axis.set_xlabel("images/s that the ceilings allow")
+        lowest = place + shape[1] >= len(configurations)
+        outer_labels(axis, "images/s that the ceilings allow", "images/s", lowest=lowest)
     legend(figure, axes[shape[1] - 1], [(model, *looks[model]) for model in models])
     return Drawn(name, title, figure)
 

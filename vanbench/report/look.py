@@ -18,7 +18,7 @@ from vanbench.report.op_tables import groups, kinds, steps
 from vanbench.report.ops_columns import OPS_COLUMNS, op_rows
 from vanbench.report.table import Row
 from vanbench.report.to_csv import csv_text
-from vanbench.report.to_html import ceilings_section, rendered
+from vanbench.report.to_html import ceilings_section, plots_as_written, rendered
 from vanbench.report.to_markdown import escaped, markdown_table
 from vanbench.units import percent, seconds
 
@@ -85,8 +85,7 @@ def write_folder(path: Path, *, plots: bool = True) -> list[Path]:
 
 def _page(folder: Folder, paths: Sequence[Path], shown: Sequence[Drawn]) -> str:
     """report.html, from the plots as they were written."""
-    svgs = {path.stem: path.read_text(encoding="utf-8") for path in paths if path.suffix == ".svg"}
-    drawn = [(each.name, each.title, svgs.get(each.name, ""), each.reason) for each in shown]
+    drawn = plots_as_written(paths, shown)
     roofs, convs = ([each for each in drawn if each[0].startswith(word)] for word in ("ceilings", "depthwise"))
     others = [each for each in drawn if each not in (*roofs, *convs)]
     sections = []

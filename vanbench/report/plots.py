@@ -35,6 +35,7 @@ from vanbench.report.scene import (
     ends_of,
     legend,
     looks_of,
+    outer_labels,
     panels,
     scenes_of,
     whole,
@@ -214,13 +215,7 @@ def _against_batch(scene: Scene, name: str, title: str, note: str, measure: Meas
         number_axis(axis.yaxis, ends, logarithmic=True)
         axis.grid(color=FAINT, linewidth=0.5)
         axis.set_axisbelow(True)
-        axis.set_xlabel("batch size (images)")
-        axis.set_ylabel(measure.words)
-        axis.label_outer()
-        if place + shape[1] >= len(configurations):
-            # The last panel of its column, if nothing was drawn below it.
-            axis.tick_params(labelbottom=True)
-            axis.set_xlabel("batch size (images)")
+        outer_labels(axis, "batch size (images)", measure.words, lowest=place + shape[1] >= len(configurations))
     legend(figure, axes[shape[1] - 1], [(model, *looks[model]) for model in models])
     return Drawn(name, title, figure)
 

@@ -27,6 +27,7 @@ __all__ = [
     "ends_of",
     "legend",
     "looks_of",
+    "outer_labels",
     "panels",
     "scenes_of",
     "whole",
@@ -146,6 +147,16 @@ def panels(
         least_height=0.17 * len(keys) + 0.4,
         **share,
     )
+
+
+def outer_labels(axis: Axes, across: str, up: str, *, lowest: bool) -> None:
+    """Words at the outer edges of a grid of panels. lowest: the last of its column, though the grid may go on."""
+    axis.set_xlabel(across)
+    axis.set_ylabel(up)
+    axis.label_outer()
+    if lowest:
+        axis.tick_params(labelbottom=True)
+        axis.set_xlabel(across)
 
 
 def legend(figure: Figure, beside: Axes, entries: Sequence[tuple[str, str, str, bool]]) -> None:

@@ -17,6 +17,7 @@ from vanbench.record.ceilings import NO_BOOK, Book
 from vanbench.report.answers import Answer, answers
 from vanbench.report.ceilings_text import HEAD, ceilings_lines, measured_when
 from vanbench.report.columns import COLUMNS, Column, Value
+from vanbench.report.drawing import Drawn
 from vanbench.report.table import Row, labels
 from vanbench.report.to_markdown import Heading, bound_of, figure_of, flag_counts, names_of_flags
 from vanbench.units import memory, seconds
@@ -35,6 +36,7 @@ __all__ = [
     "alone",
     "ceilings_section",
     "html_page",
+    "plots_as_written",
     "rendered",
     "said_of",
     "section",
@@ -123,12 +125,7 @@ _SHOWN = {
 
 def said_of(name: str, said: Callable[[float], str]) -> Callable[[Row], str]:
     """A column of numbers for people; empty where it is."""
-    return lambda row: _number(row, name, said)
-
-
-def _number(row: Row, name: str, said: Callable[[float], str]) -> str:
-    value = row[name]
-    return said(float(value)) if isinstance(value, (int, float)) else ""
+    return lambda row: said(float(value)) if isinstance(value := row[name], (int, float)) else ""
 
 
 _FORMATTED: dict[str, Callable[[Row], str]] = {
@@ -207,6 +204,12 @@ def rendered(
     """The page as text. facts: of each machine; flags: as `flag_counts` has them."""
     given = {"title": title, "question": question, "sections": sections, "facts": facts, "flags": flags}
     return _template().render(given)
+
+
+def plots_as_written(paths: Iterable[Path], drawn: Iterable[Drawn]) -> list[Plot]:
+    """What `drawing.save` wrote and drew, for a page: every figure with its SVG, or why there is none."""
+    svgs = {path.stem: path.read_text(encoding="utf-8") for path in paths if path.suffix == ".svg"}
+    return [(each.name, each.title, svgs.get(each.name, ""), each.reason) for each in drawn]
 
 
 def alone(svg: str, name: str) -> str:

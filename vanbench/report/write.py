@@ -18,7 +18,7 @@ from vanbench.report.results_page import is_results, write_results
 from vanbench.report.selftest_text import write_selftest
 from vanbench.report.table import Row, read_rows, read_text, rows
 from vanbench.report.to_csv import csv_text
-from vanbench.report.to_html import html_page
+from vanbench.report.to_html import html_page, plots_as_written
 from vanbench.report.to_markdown import Heading, heading_of_run, heading_of_table, markdown
 from vanbench.spec.sweep import Sweep
 
@@ -95,7 +95,5 @@ def _write_pages(folder: Path, shown: Sequence[Row], heading: Heading, book: Boo
     missing = [f"No figure “{each.title}”: {each.reason}." for each in figures if each.reason]
     report, page = folder / "report.md", folder / "report.html"
     replace_file(report, markdown(shown, heading, made, missing).encode())
-    svgs = {path.stem: path.read_text(encoding="utf-8") for path in paths if path.suffix == ".svg"}
-    drawn = [(each.name, each.title, svgs.get(each.name, ""), each.reason) for each in figures]
-    replace_file(page, html_page(shown, heading, drawn, book).encode())
+    replace_file(page, html_page(shown, heading, plots_as_written(paths, figures), book).encode())
     return [report, page, *paths]
